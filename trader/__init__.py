@@ -1,0 +1,1 @@
+"""Tallydesk: a trading backend whose single truth is PostgreSQL."""

@@ -1,0 +1,149 @@
+"""What Tallydesk needs of a venue: eleven calls, in Decimal and UTC, and the four ways they fail.
+
+Every call may raise `errors.Refused`, `errors.Retry`, `errors.Unknown` or `errors.Fatal`. For calls that
+only read, `Retry` and `Unknown` both mean "could not read": never "empty".
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Literal, Protocol
+
+Side = Literal["buy", "sell"]
+OrderType = Literal["market", "limit"]
+VenueStatus = Literal["accepted", "partially_filled", "filled", "canceled", "expired", "rejected"]
+FeeSide = Literal["get", "give", "base", "quote", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class MarketInfo:
+    """A pair that a venue trades, with its rules. None means that the venue states no such rule."""
+
+    symbol: str
+    base: str
+    quote: str
+    active: bool
+    price_tick: Decimal | None
+    quantity_step: Decimal | None
+    quantity_min: Decimal | None
+    quantity_max: Decimal | None
+    cost_min: Decimal | None
+    maker_fee: Decimal
+    taker_fee: Decimal
+    fee_side: FeeSide
+    """Which side of a trade pays the fee, in ccxt's words: `get` is what the trade brings in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candle:
+    """One candle as the venue gives it: market data, not money, so float."""
+
+    time_open: datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ticker:
+    """The top of the book. A price is None when that side is empty."""
+
+    symbol: str
+    bid: Decimal | None
+    ask: Decimal | None
+    last: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class AssetBalance:
+    """What the venue says the account owns of one asset: `total = free + used`."""
+
+    asset: str
+    total: Decimal
+    free: Decimal
+    used: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """An order as it will go over the wire, already rounded to the market's steps.
+
+    Exactly one of `quantity` (base) and `quote_quantity` (what a market buy spends) is set.
+    The request is signed with `submitted_at`, so the venue itself refuses it after
+    `submitted_at + receive_window`: past that moment "not found" is proof of absence.
+    """
+
+    client_order_id: str
+    symbol: str
+    side: Side
+    type: OrderType
+    quantity: Decimal | None
+    quote_quantity: Decimal | None
+    limit_price: Decimal | None
+    submitted_at: datetime
+    receive_window: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class FillReport:
+    """One execution as the venue reports it. `fee` is in `fee_asset`; negative is a rebate."""
+
+    trade_id: str
+    venue_order_id: str
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    fee_asset: str | None
+    liquidity: Literal["maker", "taker"] | None
+    traded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReport:
+    """What the venue says of an order. `status` is None where it answers with ids only."""
+
+    venue_order_id: str
+    client_order_id: str | None
+    symbol: str
+    status: VenueStatus | None
+    filled_quantity: Decimal | None
+    fills: tuple[FillReport, ...]
+    """The executions that came with this answer; a venue may leave them to `fills()`."""
+
+
+class Exchange(Protocol):
+    """A connection to one account at one venue (or to its public data, without credentials)."""
+
+    async def markets(self) -> list[MarketInfo]: ...
+
+    async def time(self) -> datetime:
+        """The venue's own clock."""
+
+    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> list[Candle]:
+        """Candles that open at or after `since`, oldest first, at most `limit`; the last may still be open."""
+
+    async def ticker(self, symbol: str) -> Ticker: ...
+
+    async def balances(self) -> list[AssetBalance]: ...
+
+    async def create(self, request: OrderRequest) -> OrderReport:
+        """Place an order. Never retried inside; every error class says whether it may have been placed."""
+
+    async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        """Look an order up by our name for it, wherever this venue keeps it (open, closed, trades). None: not there."""
+
+    async def cancel(self, symbol: str, venue_order_id: str) -> None:
+        """Ask for a cancel. `Refused`: the venue says it is not open any more. What became of it: see `find`."""
+
+    async def open_orders(self, symbol: str | None = None) -> list[OrderReport]:
+        """Everything open on the account, ours or not."""
+
+    async def fills(
+        self, symbol: str, *, venue_order_id: str | None = None, since: datetime | None = None
+    ) -> list[FillReport]:
+        """Executions on a market, oldest first, all pages; of one order, or since a moment."""
+
+    async def close(self) -> None: ...
