@@ -1,0 +1,369 @@
+"""Venues through ccxt: the only file that imports it.
+
+What ccxt's answers and errors mean is decided in `verdict`, `convert` and `venue`; here they meet the network.
+One `LiveExchange` is one account at one venue, used from one event loop. Requests keep to ccxt's rate limit
+within this process only.
+"""
+
+import base64
+import binascii
+import decimal as numbers
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+
+import ccxt.async_support as ccxt
+
+from trader.clock import to_milliseconds
+from trader.errors import ConfigError, ExchangeError, Refused, Retry, Unknown
+from trader.exchange import convert
+from trader.exchange.credentials import Credentials, refuse_secrets, scrub
+from trader.exchange.hosts import drop_defaults, flat_urls, require_loopback, require_sandbox
+from trader.exchange.paging import PAGES
+from trader.exchange.protocol import (
+    AssetBalance,
+    Candle,
+    FillReport,
+    MarketInfo,
+    OrderReport,
+    OrderRequest,
+    Ticker,
+)
+from trader.exchange.tap import CALL, Call, Tap, rows_at
+from trader.exchange.venue import Venue, venue_of
+from trader.exchange.verdict import Action, Failure, judge
+
+Mode = Literal["simulator", "paper", "sandbox", "live"]
+
+_DEFAULTS: dict[str, Any] = {"enableRateLimit": True, "timeout": 10_000}
+# A second send behind our back, a request log with keys in it, a way round the tap: never from a row.
+_FORBIDDEN = frozenset({"maxRetriesOnFailure", "verbose", "session", "socksProxy", "socks_proxy", "number", "logger"})
+
+
+def connect(
+    ccxt_id: str,
+    *,
+    options: Mapping[str, Any],
+    credentials: Credentials | None,
+    mode: Mode,
+    allow_live: bool = False,
+) -> "LiveExchange":
+    """A connection that is checked, but has sent nothing yet. Must be closed.
+
+    `options` is ccxt's constructor config (exchange's and account's, merged). `paper` is the venue's demo
+    trading, `sandbox` its test network. Raises ConfigError if `ccxt_id` is not a venue of ccxt, an option is not
+    allowed, live trading is not allowed, or a base URL is not one that `mode` may talk to.
+    """
+    if mode == "live" and not allow_live:
+        raise ConfigError(f"{ccxt_id}: mode live needs TALLYDESK_ALLOW_LIVE=1: nothing was connected")
+    refuse_secrets(options)
+    _refuse_forbidden(options, "options")
+    venue = venue_of(ccxt_id)
+    client = _client(ccxt_id, venue, options, credentials)
+    _enter_mode(client, ccxt_id, mode)
+    return LiveExchange(client, ccxt_id, venue, credentials)
+
+
+def _client(ccxt_id: str, venue: Venue, options: Mapping[str, Any], credentials: Credentials | None) -> Any:
+    if ccxt_id not in ccxt.exchanges:
+        raise ConfigError(f"ccxt_id: {ccxt_id!r} is not an exchange of ccxt {ccxt.__version__}")
+    tapped = type(ccxt_id, (Tap, getattr(ccxt, ccxt_id)), {"pin_clock": venue.pin == "clock"})
+    try:
+        extended = ccxt.Exchange.deep_extend(_DEFAULTS, {"options": venue.defaults}, dict(options))
+        client = tapped(extended | _keys(credentials))
+    except Exception as error:
+        raise ConfigError(scrub(f"{ccxt_id}: options: {type(error).__name__}: {error}", credentials)) from None
+    client.options.update(ccxt.Exchange.deep_extend(client.options, venue.options))
+    # ccxt writes headers and bodies, keys included, to its logger at DEBUG.
+    client.logger = logging.getLogger("trader.exchange.silent")
+    client.logger.disabled = True
+    if credentials is not None:
+        _check_keys(client, venue, credentials)
+    return client
+
+
+def _keys(credentials: Credentials | None) -> dict[str, str]:
+    if credentials is None:
+        return {}
+    keys = {"apiKey": credentials.api_key, "secret": credentials.secret}
+    return keys | ({"password": credentials.password} if credentials.password else {})
+
+
+def _check_keys(client: Any, venue: Venue, credentials: Credentials) -> None:
+    if client.requiredCredentials.get("password") and not credentials.password:
+        raise ConfigError(f"{credentials.prefix}_PASSWORD is not set: {client.id} signs with a password as well")
+    if venue.secret_is_base64:
+        try:
+            base64.b64decode(credentials.secret, validate=True)
+        except (binascii.Error, ValueError):
+            raise ConfigError(
+                f"{credentials.prefix}_SECRET: {client.id} gives secrets in base64, this is not"
+            ) from None
+
+
+def _refuse_forbidden(node: Any, path: str) -> None:
+    if not isinstance(node, Mapping):
+        return
+    for key, value in node.items():
+        if key in _FORBIDDEN:
+            raise ConfigError(f"{path}.{key} is not allowed: Tallydesk sets it itself")
+        _refuse_forbidden(value, f"{path}.{key}")
+
+
+def _enter_mode(client: Any, ccxt_id: str, mode: Mode) -> None:
+    if mode == "simulator":
+        default = getattr(ccxt, ccxt_id)().urls["api"]
+        client.urls["api"] = drop_defaults(client.urls["api"], default) or {}
+        require_loopback(ccxt_id, _urls(client))
+        client.timeout_on_exit = 0
+    elif mode in ("paper", "sandbox"):
+        try:
+            client.enable_demo_trading(True) if mode == "paper" else client.set_sandbox_mode(True)
+        except Exception as error:
+            raise ConfigError(f"{ccxt_id}: mode {mode} is not possible here: {type(error).__name__}: {error}") from None
+        require_sandbox(ccxt_id, mode, _urls(client))
+    elif mode != "live":
+        raise ConfigError(f"mode: {mode!r}: allowed are simulator, paper, sandbox, live")
+
+
+def _urls(client: Any) -> dict[str, str]:
+    return flat_urls(client.urls.get("api"), getattr(client, "hostname", None))
+
+
+class LiveExchange:
+    """`protocol.Exchange` over ccxt. See there for what each call promises."""
+
+    def __init__(self, client: Any, ccxt_id: str, venue: Venue, credentials: Credentials | None) -> None:
+        self._client = client
+        self._venue = venue
+        self._credentials = credentials
+        self.ccxt_id = ccxt_id
+        self.pins_submitted_at = venue.pin != "none"
+        """True if the venue itself refuses a request after submitted_at + receive_window, so that "not found"
+        past that moment is proof. Where it is False, absence is never proven."""
+
+    def __repr__(self) -> str:
+        return f"LiveExchange({self.ccxt_id!r}, {self._credentials!r})"
+
+    async def markets(self) -> list[MarketInfo]:
+        rows = await self._call("read", lambda: self._client.load_markets(True))
+        if not rows:
+            raise Unknown("malformed answer: there is not one market in it")
+        found = (convert.market(row, self._client.precisionMode) for row in rows.values())
+        return [info for info in found if info is not None]
+
+    async def time(self) -> datetime:
+        return convert.moment(await self._call("read", self._client.fetch_time), "time")
+
+    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> list[Candle]:
+        await self._ready()
+        allowed = self._client.timeframes or {}
+        if timeframe not in allowed:
+            raise Refused(f"timeframe {timeframe!r}: {self.ccxt_id} has {', '.join(allowed)}")
+        start = None if since is None else to_milliseconds(since)
+        rows = await self._list("candles", lambda: self._client.fetch_ohlcv(symbol, timeframe, start, limit))
+        return sorted((convert.candle(row) for row in rows), key=lambda candle: candle.time_open)[:limit]
+
+    async def ticker(self, symbol: str) -> Ticker:
+        await self._ready()
+        return convert.ticker(await self._call("read", lambda: self._client.fetch_ticker(symbol)), symbol)
+
+    async def balances(self) -> list[AssetBalance]:
+        await self._ready()
+        return convert.balances(await self._list("balances", self._client.fetch_balance))
+
+    async def create(self, request: OrderRequest) -> OrderReport:
+        await self._ready(placing=True)
+        amount, price, params = self._wire(request)
+        order = await self._call(
+            "create",
+            lambda: self._client.create_order(request.symbol, request.type, request.side, amount, price, params),
+            Call(pinned_at=request.submitted_at, window=request.receive_window),
+        )
+        report = convert.order(order, request.symbol)
+        if report.client_order_id not in (None, request.client_order_id):
+            raise Unknown(f"the answer names another order: {report.client_order_id!r}")
+        return report
+
+    def _wire(self, request: OrderRequest) -> tuple[str, str | None, dict[str, Any]]:
+        """The arguments for ccxt. Raises Refused if it would send other numbers than the request states."""
+        if (request.quantity is None) == (request.quote_quantity is None):
+            raise Refused("exactly one of quantity and quote_quantity must be set")
+        if (request.type == "limit") != (request.limit_price is not None):
+            raise Refused(f"a {request.type} order with limit_price {request.limit_price}: only limit orders have one")
+        params = self._signing(request) | {"clientOrderId": request.client_order_id}
+        price = None
+        if request.limit_price is not None:
+            price = self._exact("limit_price", request, request.limit_price, self._client.price_to_precision)
+        if request.quantity is not None:
+            return self._exact("quantity", request, request.quantity, self._client.amount_to_precision), price, params
+        if request.quote_quantity is not None:
+            params["cost"] = self._spend(request, request.quote_quantity)
+        return params["cost"], price, params
+
+    def _spend(self, request: OrderRequest, value: Decimal) -> str:
+        if (request.type, request.side) != ("market", "buy"):
+            raise Refused("quote_quantity: only a market buy can be sized in quote")
+        cut = self._cut_price if self._venue.cost_precision == "price" else self._client.cost_to_precision
+        return self._exact("quote_quantity", request, value, cut)
+
+    def _cut_price(self, symbol: str, value: str) -> str:
+        client = self._client
+        step = client.market(symbol)["precision"]["price"]
+        return str(client.decimal_to_precision(value, ccxt.TRUNCATE, step, client.precisionMode))
+
+    def _exact(self, field: str, request: OrderRequest, value: Decimal, cut: Callable[[str, str], Any]) -> str:
+        if not value.is_finite() or value <= 0:
+            raise Refused(f"{field}: {value} is not a positive number")
+        exact = convert.plain(value)
+        try:
+            with numbers.localcontext():
+                sent = Decimal(str(cut(request.symbol, exact)))
+        except Exception as error:
+            raise Refused(scrub(f"{field}: {exact}: {type(error).__name__}: {error}")) from None
+        if sent != value:
+            raise Refused(f"{field}: {exact} is not in steps of {request.symbol}: {convert.plain(sent)} would be sent")
+        return exact
+
+    def _signing(self, request: OrderRequest) -> dict[str, Any]:
+        if self._venue.pin == "params":
+            window = request.receive_window // timedelta(milliseconds=1)
+            return {"timestamp": to_milliseconds(request.submitted_at), "recvWindow": window}
+        if self._venue.pin == "deadline":
+            deadline = (request.submitted_at + request.receive_window).astimezone(UTC)
+            return {"deadline": deadline.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+        return {}
+
+    async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        await self._ready()
+        if self._venue.find == "by_client_id":
+            return await self._find_one(symbol, client_order_id)
+        return await self._find_listed(symbol, client_order_id)
+
+    async def _find_one(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        call = Call()
+        params = {self._venue.find_id: client_order_id}
+        order = await self._call("read", lambda: self._or_absent(symbol, params, call), call)
+        if order is None:
+            return None
+        report = convert.order(order, symbol)
+        if report.client_order_id != client_order_id:
+            raise Unknown(f"asked for {client_order_id}, the answer is about {report.client_order_id!r}")
+        return report
+
+    async def _or_absent(self, symbol: str, params: dict[str, Any], call: Call) -> Any:
+        try:
+            return await self._client.fetch_order(None, symbol, params)
+        except ccxt.OrderNotFound as error:
+            # Only the venue's own clear answer proves absence: not a subclass, not a 404 or 5xx from a proxy.
+            if type(error) is ccxt.OrderNotFound and call.status is not None and call.status < 500:
+                return None
+            raise
+
+    async def _find_listed(self, symbol: str, client_order_id: str) -> OrderReport | None:
+        weak = self._venue.find == "weak"
+        params = {} if weak else {self._venue.find_id: client_order_id}
+        for name in ("fetch_open_orders", self._venue.closed_call):
+            shape = "open_orders" if name == "fetch_open_orders" else "closed_orders"
+            rows = await self._orders(shape, name, symbol, params)
+            for report in rows:
+                if report.client_order_id == client_order_id:
+                    return report
+        if weak:
+            raise Unknown(f"{self.ccxt_id}: {client_order_id} is not in its lists, which is no proof of absence here")
+        return None
+
+    async def _orders(self, shape: str, name: str, symbol: str | None, params: dict[str, Any]) -> list[OrderReport]:
+        rows = await self._list(shape, lambda: getattr(self._client, name)(symbol, None, None, params))
+        return [convert.order(row, symbol) for row in rows]
+
+    async def cancel(self, symbol: str, venue_order_id: str) -> None:
+        await self._ready(placing=True)
+        await self._call("cancel", lambda: self._client.cancel_order(venue_order_id, symbol))
+
+    async def open_orders(self, symbol: str | None = None) -> list[OrderReport]:
+        await self._ready()
+        self._client.options["warnOnFetchOpenOrdersWithoutSymbol"] = False
+        return await self._orders("open_orders", "fetch_open_orders", symbol, {})
+
+    async def fills(
+        self, symbol: str, *, venue_order_id: str | None = None, since: datetime | None = None
+    ) -> list[FillReport]:
+        await self._ready()
+
+        async def ask(start: int | None, limit: int | None, params: dict[str, Any]) -> tuple[list[Any], Any]:
+            call = Call()
+            rows = await self._list("fills", lambda: self._client.fetch_my_trades(symbol, start, limit, params), call)
+            return rows, call.answer
+
+        found: dict[str, FillReport] = {}
+        pages = PAGES[self._venue.paging](ask, self._venue, since, venue_order_id, self._client.milliseconds())
+        async for rows in pages:
+            for report in map(convert.fill, rows):
+                found[report.trade_id] = report
+        wanted = (
+            report
+            for report in found.values()
+            if venue_order_id in (None, report.venue_order_id) and (since is None or report.traded_at >= since)
+        )
+        return sorted(wanted, key=lambda report: (report.traded_at, len(report.trade_id), report.trade_id))
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _ready(self, *, placing: bool = False) -> None:
+        """Load the markets once. Before an order, failing here means that nothing was placed."""
+        if self._client.markets:
+            return
+        try:
+            await self._call("read", self._client.load_markets)
+            failure: ExchangeError | None = None
+        except Unknown as error:
+            failure = Retry(f"the markets could not be read: {error}") if placing else error
+        if failure is not None:
+            raise failure
+
+    async def _list(self, shape: str, ask: Callable[[], Awaitable[Any]], call: Call | None = None) -> Any:
+        """A reading call whose raw answer must hold rows: ccxt makes an empty list of any garbage."""
+        call = call or Call()
+        result = await self._call("read", ask, call)
+        path, kind = self._venue.shapes.get(shape, ((), object))
+        rows_at(call.answer, path, kind)
+        if result is None or call.answer in (None, "", {}):
+            raise Unknown(f"malformed answer: {shape}: nothing in it")
+        return result
+
+    async def _call(self, action: Action, ask: Callable[[], Awaitable[Any]], call: Call | None = None) -> Any:
+        """Run one ccxt call and turn whatever it raises into one of our four errors, free of secrets."""
+        call = call or Call()
+        token = CALL.set(call)
+        try:
+            # ccxt changes the rounding of the current decimal context: ours must not follow.
+            with numbers.localcontext():
+                return await ask()
+        except ExchangeError as error:
+            failure = error
+        except Exception as error:
+            # ccxt's own bugs included: after the send they are as doubtful as a lost answer.
+            failure = self._judged(action, error, call)
+        finally:
+            CALL.reset(token)
+        # Raised out here so that no chained exception carries ccxt's text, which holds signatures.
+        raise failure
+
+    def _judged(self, action: Action, error: Exception, call: Call) -> ExchangeError:
+        known = isinstance(error, ccxt.BaseError)
+        text = scrub(f"{type(error).__name__}: {error}", self._credentials)
+        return judge(
+            Failure(
+                venue=self.ccxt_id,
+                action=action,
+                name=type(error).__name__ if known else "",
+                text=text,
+                sent=call.sent,
+                status=call.status,
+                after=call.after(),
+            )
+        )

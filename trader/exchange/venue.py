@@ -1,0 +1,91 @@
+"""How each venue is asked: what differs between them and cannot be read out of ccxt. Data only."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Find = Literal["by_client_id", "open_then_closed", "weak"]
+Paging = Literal["from_id", "offset", "cursor", "since"]
+Pin = Literal["params", "clock", "deadline", "none"]
+Shape = tuple[tuple[str, ...], type]
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """The ways of one venue. The defaults are the careful ones for a venue nobody has tried."""
+
+    find: Find = "weak"
+    """`weak`: its lists may be short or late, so an order that is not in them is not proven absent."""
+    find_id: str = "clientOrderId"
+    """The parameter that filters its order lists by our id."""
+    closed_call: str = "fetch_closed_orders"
+    paging: Paging = "since"
+    page: int | None = None
+    """Executions per page."""
+    pin: Pin = "none"
+    """How a request carries submitted_at: in its parameters, as the signing clock, as a deadline, or not at all."""
+    cost_precision: Literal["cost", "price"] = "cost"
+    """Which step ccxt cuts the amount of a quote-sized buy to."""
+    secret_is_base64: bool = False
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """ccxt options below the user's: only spot markets are wanted, and no signed request just to list them."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """ccxt options that we rely on; they win over the user's."""
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """Where a sound answer of a call holds its rows; anything else was not read."""
+
+
+_BINANCE = Venue(
+    find="by_client_id",
+    find_id="origClientOrderId",
+    paging="from_id",
+    page=1000,
+    pin="params",
+    cost_precision="price",
+    defaults={"fetchMarkets": {"types": ["spot"]}, "fetchMargins": False, "fetchCurrencies": False},
+    shapes={
+        "open_orders": ((), list),
+        "fills": ((), list),
+        "candles": ((), list),
+        "balances": (("balances",), list),
+    },
+)
+_KRAKEN = Venue(
+    find="open_then_closed",
+    paging="offset",
+    page=50,
+    pin="deadline",
+    secret_is_base64=True,
+    shapes={
+        "open_orders": (("result", "open"), dict),
+        "closed_orders": (("result", "closed"), dict),
+        "fills": (("result", "trades"), dict),
+        "candles": (("result",), dict),
+        "balances": (("result",), dict),
+    },
+)
+_ROWS: Shape = (("result", "list"), list)
+_BYBIT = Venue(
+    find="open_then_closed",
+    find_id="orderLinkId",
+    closed_call="fetch_canceled_and_closed_orders",
+    paging="cursor",
+    page=100,
+    pin="clock",
+    defaults={"fetchMarkets": {"types": ["spot"]}},
+    # Without it a classic account reads the base quantity of a market buy as money to spend.
+    options={"createOrder": {"createMarketBuyOrderRequiresPrice": True}},
+    shapes={"open_orders": _ROWS, "closed_orders": _ROWS, "fills": _ROWS, "candles": _ROWS, "balances": _ROWS},
+)
+_KRAKEN_FUTURES = Venue(find_id="cliOrdId")
+
+VENUES: dict[str, Venue] = {
+    "binance": _BINANCE,
+    "kraken": _KRAKEN,
+    "bybit": _BYBIT,
+    "krakenfutures": _KRAKEN_FUTURES,
+}
+
+
+def venue_of(ccxt_id: str) -> Venue:
+    """The ways of the venue that ccxt calls `ccxt_id`."""
+    return VENUES.get(ccxt_id, Venue())
