@@ -1,0 +1,147 @@
+"""Fixture `simulator`: starts simulated exchanges as processes of their own and stops them after the test.
+
+Use: `venue = simulator("--balance", "USDT=200")`; then `venue.url`, `venue.key`, `venue.secret`,
+`venue.options()` (constructor config for ccxt), and the helpers below. `venue.kill()` is kill -9,
+`venue.start()` starts it again on the same port and state.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from trader.simulator.client_options import ccxt_options
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 15.0
+
+
+class Simulator:
+    """A running simulator and what a test may do to it."""
+
+    def __init__(self, state: Path, arguments: tuple[str, ...], key: str, secret: str) -> None:
+        self.state = state
+        self.key = key
+        self.secret = secret
+        self.port = 0
+        self.output = ""
+        self._arguments = arguments
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def options(self, **more: Any) -> dict[str, Any]:
+        """Constructor config that points ccxt's binance here, with credentials and without a rate limit."""
+        config = {"apiKey": self.key, "secret": self.secret, "enableRateLimit": False, **ccxt_options(self.url)}
+        return config | more
+
+    def start(self) -> None:
+        """Start the process and wait until it listens."""
+        command = [sys.executable, "-m", "trader.simulator", "--port", str(self.port), "--state", str(self.state)]
+        command += ["--key", self.key, "--secret", self.secret, *self._arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.output = ""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.output += line
+            if line.startswith("simulator ready on "):
+                self.port = int(line.rsplit(":", 1)[1])
+                return
+        raise AssertionError(f"the simulator did not start: {self.output}")
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def stop(self) -> int | None:
+        """SIGTERM; the exit code."""
+        if self._process is None:
+            return None
+        self._process.terminate()
+        code = self._process.wait(PATIENCE)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
+        return code
+
+    def admin(self, method: str, what: str, body: object = None) -> Any:
+        """Call /simulator/<what>; AssertionError with the simulator's own words if it refuses."""
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"{self.url}/simulator/{what}", data, {"Content-Type": "application/json"}, method=method)
+        try:
+            with urlopen(request, timeout=PATIENCE) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            raise AssertionError(f"{method} {what}: {error.code} {error.read().decode()}") from None
+
+    def fault(self, fault: str, endpoint: str | None = "POST /api/v3/order", **fields: Any) -> None:
+        """Add one fault rule; `match` may hold more than the endpoint. Fires once unless `times` says otherwise."""
+        match = ({"endpoint": endpoint} if endpoint else {}) | fields.pop("match", {})
+        self.admin("POST", "faults", [{"fault": fault, "match": match, **fields}])
+
+    def clear_faults(self) -> None:
+        self.admin("DELETE", "faults")
+
+    def price(self, price: str | None, market: str | None = None) -> None:
+        """Pin the market price (None lets it go)."""
+        self.admin("POST", "price", {"price": price} | ({"market": market} if market else {}))
+
+    def clock(self, **fields: float) -> Any:
+        """Read the clocks, or set them: speed=, advance_seconds=."""
+        return self.admin("POST", "clock", fields) if fields else self.admin("GET", "clock")
+
+    def credit(self, asset: str, quantity: str, key: str | None = None) -> Any:
+        return self.admin("POST", "balance", {"key": key or self.key, "asset": asset, "quantity": quantity})
+
+    def orders(self) -> list[dict[str, Any]]:
+        """Every order that the venue has ever accepted."""
+        return self.admin("GET", "orders")
+
+    def venue_state(self) -> dict[str, Any]:
+        return self.admin("GET", "state")
+
+    def log(self, since: int = 0) -> list[dict[str, Any]]:
+        return self.admin("GET", f"log?since={since}&limit=100000")
+
+    def wait_for_log(self, wanted: Callable[[dict[str, Any]], bool], patience: float = PATIENCE) -> dict[str, Any]:
+        """The first log entry that `wanted` accepts, as soon as there is one."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            for entry in self.log():
+                if wanted(entry):
+                    return entry
+            time.sleep(0.01)
+        raise AssertionError(f"no such request within {patience} s; the last were {self.log()[-5:]}")
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Iterator[Callable[..., Simulator]]:
+    """A factory: `simulator("--speed", "60", key="k", secret="s")` starts one and gives a `Simulator`."""
+    running: list[Simulator] = []
+
+    def start(*arguments: str, key: str = "test-key", secret: str = "test-secret", start: bool = True) -> Simulator:
+        venue = Simulator(tmp_path / f"simulator{len(running)}.sqlite", arguments, key, secret)
+        running.append(venue)
+        if start:
+            venue.start()
+        return venue
+
+    yield start
+    for venue in running:
+        venue.kill()
