@@ -76,6 +76,8 @@ def _client(ccxt_id: str, venue: Venue, options: Mapping[str, Any], credentials:
     except Exception as error:
         raise ConfigError(scrub(f"{ccxt_id}: options: {type(error).__name__}: {error}", credentials)) from None
     client.options.update(ccxt.Exchange.deep_extend(client.options, venue.options))
+    if venue.skip_currencies:
+        client.has["fetchCurrencies"] = False
     # ccxt writes headers and bodies, keys included, to its logger at DEBUG.
     client.logger = logging.getLogger("trader.exchange.silent")
     client.logger.disabled = True

@@ -76,8 +76,8 @@ class Tap:
     def open(self, lazy: bool = False) -> None:
         super().open(lazy)  # type: ignore[misc]
         session = getattr(self, "session", None)
-        if session is not None and not any(isinstance(t, _Sent) for t in session.trace_configs):
-            session.trace_configs.append(_Sent())
+        if session is not None and not any(isinstance(trace, _Watch) for trace in session.trace_configs):
+            session.trace_configs.append(_Watch())
 
     def sign(self, *args: Any, **kwargs: Any) -> Any:
         call = CALL.get(None)
@@ -114,12 +114,16 @@ class Tap:
         return super().handle_errors(code, reason, url, method, headers, *rest)  # type: ignore[misc]
 
 
-class _Sent(aiohttp.TraceConfig):
-    """Notes that headers are about to be written: before that the venue cannot have seen anything."""
+class _Watch(aiohttp.TraceConfig):
+    """Notes that headers are about to be written (before that the venue cannot have seen anything); stops redirects.
+
+    A redirect would send a signed order a second time, or to a host that was never checked.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.on_request_headers_sent.append(_note_sent)
+        self.on_request_redirect.append(_stop)
         self.freeze()
 
 
@@ -127,3 +131,7 @@ async def _note_sent(session: Any, context: Any, params: Any) -> None:
     call = CALL.get(None)
     if call is not None:
         call.sent = True
+
+
+async def _stop(session: Any, context: Any, params: Any) -> None:
+    raise aiohttp.ClientError("the venue answered with a redirect")

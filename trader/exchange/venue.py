@@ -28,6 +28,8 @@ class Venue:
     secret_is_base64: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
     """ccxt options below the user's: only spot markets are wanted, and no signed request just to list them."""
+    skip_currencies: bool = False
+    """Do not load currencies with the markets: a signed request, and the markets are complete without."""
     options: dict[str, Any] = field(default_factory=dict)
     """ccxt options that we rely on; they win over the user's."""
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -41,7 +43,8 @@ _BINANCE = Venue(
     page=1000,
     pin="params",
     cost_precision="price",
-    defaults={"fetchMarkets": {"types": ["spot"]}, "fetchMargins": False, "fetchCurrencies": False},
+    defaults={"fetchMarkets": {"types": ["spot"]}, "fetchMargins": False},
+    skip_currencies=True,
     shapes={
         "open_orders": ((), list),
         "fills": ((), list),
@@ -72,6 +75,7 @@ _BYBIT = Venue(
     page=100,
     pin="clock",
     defaults={"fetchMarkets": {"types": ["spot"]}},
+    skip_currencies=True,
     # Without it a classic account reads the base quantity of a market buy as money to spend.
     options={"createOrder": {"createMarketBuyOrderRequiresPrice": True}},
     shapes={"open_orders": _ROWS, "closed_orders": _ROWS, "fills": _ROWS, "candles": _ROWS, "balances": _ROWS},
