@@ -19,6 +19,7 @@ from trader.simulator.config import DEFAULT_KEY, build, number
 from trader.simulator.faults import Faults
 from trader.simulator.request_log import RequestLog
 from trader.simulator.server import Server
+from trader.simulator.sockets import Sockets
 from trader.simulator.venue import Venue
 
 EXAMPLES = """examples:
@@ -89,7 +90,9 @@ def check_arguments(args: Namespace) -> None:
 
 async def serve(args: Namespace, venue: Venue) -> None:
     """Serve until SIGINT or SIGTERM."""
-    server = Server(venue, Faults(), RequestLog())
+    faults, log = Faults(), RequestLog()
+    sockets = Sockets(venue, faults, log)
+    server = Server(venue, faults, log, sockets.handle)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     listener = socket.create_server((args.host, args.port))
@@ -98,17 +101,19 @@ async def serve(args: Namespace, venue: Venue) -> None:
         source = f"synthetic data, seed {args.seed}" if market.synthetic else f"replay of {market.series.base} candles"
         print(f"{market.rules.symbol}: {source}", flush=True)
     print(f"simulator ready on http://{args.host}:{listener.getsockname()[1]}", flush=True)
-    await _run(venue, args.tick_seconds)
+    await _run(venue, sockets, args.tick_seconds)
+    await sockets.close()
     await runner.cleanup()
 
 
-async def _run(venue: Venue, tick: float) -> None:
-    """Carry resting orders along until a signal comes."""
+async def _run(venue: Venue, sockets: Sockets, tick: float) -> None:
+    """Carry resting orders and streams along until a signal comes."""
     stop = asyncio.Event()
     for number_ in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number_, stop.set)
     while not stop.is_set():
         venue.advance()
+        sockets.tick()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), tick)
 

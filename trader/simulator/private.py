@@ -5,7 +5,6 @@ import hmac
 import secrets
 from decimal import Decimal
 from typing import cast
-from urllib.parse import parse_qsl
 
 from trader.simulator.decimals import text
 from trader.simulator.matching import Order
@@ -18,15 +17,17 @@ _FOREVER = 2**62
 NO_SUCH_ORDER = "Order does not exist."
 
 
-def authenticate(venue: Venue, key: str | None, raw: str) -> str:
-    """Who signed `raw` (the query and the body, joined): the account's key, or Binance's refusal."""
+def signed_part(raw: str) -> str:
+    """What of a query and body (joined) is signed: all but the signature, as it was sent."""
+    return "&".join(part for part in raw.split("&") if part and not part.startswith("signature="))
+
+
+def authenticate(venue: Venue, key: str | None, signed: str, params: Params) -> str:
+    """Who signed: the account's key. VenueError: unknown key, wrong signature, too late or too early."""
     if not key:
         raise VenueError(-2014, "API-key format invalid.", 401)
     if key not in venue.secrets:
         raise VenueError(-2015, "Invalid API-key, IP, or permissions for action.", 401)
-    parts = [part for part in raw.split("&") if part]
-    signed = "&".join(part for part in parts if not part.startswith("signature="))
-    params = Params(dict(parse_qsl(raw)))
     expected = hmac.new(venue.secrets[key].encode(), signed.encode(), hashlib.sha256).hexdigest()
     if not hmac.compare_digest(expected, params.need("signature").lower()):
         raise VenueError(-1022, "Signature for this request is not valid.")

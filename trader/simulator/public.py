@@ -113,7 +113,7 @@ def depth(venue: Venue, params: Params) -> Json:
     market = venue.market(params.need("symbol"))
     limit, book = params.limit(100, 5000), venue.book(market)
     sides = {"bids": levels_json(book.bids[:limit]), "asks": levels_json(book.asks[:limit])}
-    return {"lastUpdateId": market.book_updates, **sides}
+    return {"lastUpdateId": market.books[-1][0], **sides}
 
 
 def levels_json(levels: tuple[Level, ...]) -> list[list[str]]:

@@ -81,7 +81,7 @@ class Server:
         venue: Venue,
         faults: Faults,
         log: RequestLog,
-        sockets: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None,
+        sockets: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> None:
         self.venue = venue
         self.faults = faults
@@ -90,10 +90,8 @@ class Server:
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=2**20)
-        if self.sockets is not None:
-            app.router.add_get("/stream/ws", self.sockets)
-            app.router.add_get("/stream/ws/{rest:.*}", self.sockets)
-            app.router.add_get("/ws-api/v3", self.sockets)
+        for path in ("/stream/ws", "/stream/ws/{streams:.*}", "/ws-api/v3"):
+            app.router.add_get(path, self.sockets)
         app.router.add_route("*", "/simulator/{what:.*}", self.admin)
         app.router.add_route("*", "/{path:.*}", self.dispatch)
         return app
@@ -136,7 +134,7 @@ class Server:
             return PUBLIC[call.route](self.venue, call.params)
         if call.route not in PRIVATE:
             raise VenueError(-1000, f"The simulator does not serve {call.route}.", 404)
-        key = private.authenticate(self.venue, call.key, call.raw)
+        key = private.authenticate(self.venue, call.key, private.signed_part(call.raw), call.params)
         if call.route == CREATE and rule is not None and rule.fault == "partial":
             return private.create(self.venue, key, call.params, rule.fraction)
         return PRIVATE[call.route](self.venue, key, call.params)

@@ -1,6 +1,7 @@
 """The venue: engine, candles, clocks and state file put together. Everything here happens in one thread."""
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -12,6 +13,8 @@ from trader.simulator.matching import Balance, Change, Engine, Moment, Order
 from trader.simulator.replay import Series
 from trader.simulator.rules import Rules, Ticket, VenueError, check
 from trader.simulator.store import Store
+
+BOOKS_KEPT = 1000
 
 
 @dataclass(slots=True)
@@ -25,8 +28,8 @@ class Market:
     pin_round: int = 0
     advanced: int = 0
     drawn: dict[int, str] = field(default_factory=dict)
-    book: tuple[Decimal, Book] | None = None
-    book_updates: int = 1
+    books: deque[tuple[int, Decimal, Book]] = field(default_factory=lambda: deque(maxlen=BOOKS_KEPT))
+    """Update number, price and book, newest last: streams need every one that a snapshot may have shown."""
 
 
 class Venue:
@@ -87,10 +90,10 @@ class Venue:
     def book(self, market: Market) -> Book:
         """The order book at this moment. Its update number moves with the price."""
         price = self.price(market)
-        if market.book is None or market.book[0] != price:
-            market.book = (price, make_book(market.rules, price, self.seed, self.shape))
-            market.book_updates += 1
-        return market.book[1]
+        if not market.books or market.books[-1][1] != price:
+            number = market.books[-1][0] + 1 if market.books else 1
+            market.books.append((number, price, make_book(market.rules, price, self.seed, self.shape)))
+        return market.books[-1][2]
 
     def place(self, account: str, market: Market, ticket: Ticket, part: Decimal | None = None) -> Change:
         """Accept an order, match it and commit it (VenueError if it is refused)."""
