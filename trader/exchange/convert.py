@@ -167,18 +167,28 @@ def order(row: Any, symbol: str | None = None) -> OrderReport:
         venue_order_id=text(row.get("id"), "order id"),
         client_order_id=row.get("clientOrderId"),
         symbol=text(row.get("symbol") or symbol, "order symbol"),
-        status=_status(row.get("status"), filled),
+        status=_status(row, filled),
         filled_quantity=filled,
         fills=_order_fills(row),
     )
 
 
-def _status(status: Any, filled: Decimal | None) -> VenueStatus | None:
+def _status(row: Row, filled: Decimal | None) -> VenueStatus | None:
+    status = row.get("status")
     if status in ("open", "canceling"):
         return "partially_filled" if filled else "accepted"
     if status == "closed":
-        return "filled"
+        return "canceled" if _stopped_short(row) else "filled"
     return cast(VenueStatus, status) if status in ("canceled", "expired", "rejected") else None
+
+
+def _stopped_short(row: Row) -> bool:
+    """ccxt says "closed" of an order that was canceled after a part was filled, too."""
+    info = row.get("info")
+    if isinstance(info, Mapping) and info.get("orderStatus") == "PartiallyFilledCanceled":
+        return True
+    # What remains of a market order may be in quote: it proves nothing.
+    return row.get("type") == "limit" and bool(optional_decimal(row.get("remaining"), "remaining"))
 
 
 def _order_fills(row: Row) -> tuple[FillReport, ...]:

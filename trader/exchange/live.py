@@ -170,7 +170,7 @@ class LiveExchange:
 
     async def ticker(self, symbol: str) -> Ticker:
         await self._ready()
-        return convert.ticker(await self._call("read", lambda: self._client.fetch_ticker(symbol)), symbol)
+        return convert.ticker(await self._list("ticker", lambda: self._client.fetch_ticker(symbol)), symbol)
 
     async def balances(self) -> list[AssetBalance]:
         await self._ready()
@@ -331,9 +331,9 @@ class LiveExchange:
         """A reading call whose raw answer must hold rows: ccxt makes an empty list of any garbage."""
         call = call or Call()
         result = await self._call("read", ask, call)
-        path, kind = self._venue.shapes.get(shape, ((), object))
+        path, kind = self._venue.shapes.get(shape, ((), (dict, list)))
         rows_at(call.answer, path, kind)
-        if result is None or call.answer in (None, "", {}):
+        if result is None or call.answer == {}:
             raise Unknown(f"malformed answer: {shape}: nothing in it")
         return result
 

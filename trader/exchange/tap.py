@@ -52,14 +52,15 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def rows_at(answer: Any, path: tuple[str, ...], kind: type) -> Any:
-    """What `answer` holds at `path`. Raises Unknown if it is not a `kind`: an answer without rows was not read."""
+def rows_at(answer: Any, path: tuple[str, ...], kind: type | tuple[type, ...]) -> Any:
+    """What `answer` holds at `path`. Raises Unknown if it is not of `kind`: an answer without rows was not read."""
     node = answer
     for key in path:
         node = node.get(key) if isinstance(node, Mapping) else None
     if not isinstance(node, kind):
         place = ".".join(path) or "the answer"
-        raise Unknown(f"malformed answer: {place} is {type(node).__name__}, expected {kind.__name__}")
+        expected = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise Unknown(f"malformed answer: {place} is {type(node).__name__}, expected {expected}")
     return node
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 Find = Literal["by_client_id", "open_then_closed", "weak"]
 Paging = Literal["from_id", "offset", "cursor", "since"]
 Pin = Literal["params", "clock", "deadline", "none"]
-Shape = tuple[tuple[str, ...], type]
+Shape = tuple[tuple[str, ...], type | tuple[type, ...]]
 
 
 @dataclass(frozen=True, slots=True)
