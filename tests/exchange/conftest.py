@@ -155,7 +155,7 @@ class ScriptedVenue:
         self._closing = asyncio.Event()
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
 
     def on(self, method: str, path: str, *answers: Answer | dict[str, Any] | list[Any] | str) -> None:
         self._script[method, path] = [a if isinstance(a, Reply) or callable(a) else Reply(a) for a in answers]
