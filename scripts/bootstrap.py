@@ -1,7 +1,7 @@
 """Make `.venv` from `requirements.lock` if it is not there or not finished, then become its Python.
 
-Runs on a bare Python: standard library only. Uses `uv` if it is on PATH, else this Python's pip, which writes into the new
-environment from outside (Debian's Python has no ensurepip). Every file is checked against the hashes of the lock.
+Runs on a bare Python: standard library only. Uses `uv` if it is on PATH, else this Python's pip, which writes into the
+new environment from outside (Debian's Python has no ensurepip). Every file is checked against the hashes of the lock.
 
 Usage: bootstrap.py ARGUMENTS-FOR-PYTHON...
 """

@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
+from trader.config import Settings
 from trader.errors import ConfigError, DatabaseError
 from trader.programs import ServerUser, copy_for, major, server_user, user_name, wheel_programs
 
@@ -321,3 +322,16 @@ class EmbeddedServer:
                     if (entry / "cwd").samefile(self.data):
                         found.append(int(entry.name))
         return found
+
+
+def server_of(settings: Settings) -> EmbeddedServer:
+    """The embedded server of an installation, whether it is used or not."""
+    return EmbeddedServer(settings.home, pg_bin=settings.pg_bin)
+
+
+def database_url(settings: Settings) -> str:
+    """The URL of the installation's database: DATABASE_URL, else the embedded server, started if need be.
+
+    Errors as for `EmbeddedServer.ensure`.
+    """
+    return settings.database_url or server_of(settings).ensure()

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from trader import config
+from trader.embedded import database_url
 from trader.errors import DatabaseError, InputError
 
 DIRECTORY = config.PROJECT / "migrations"
@@ -72,10 +73,7 @@ def backward(revision: str) -> None:
 def connection_url(url: str | None) -> sa.URL:
     """`url` for SQLAlchemy on psycopg; the installation's own database if None."""
     if url is None:
-        from trader.embedded import EmbeddedServer
-
-        settings = config.load()
-        url = settings.database_url or EmbeddedServer(settings.home, pg_bin=settings.pg_bin).ensure()
+        url = database_url(config.load())
     return sa.make_url(url).set(drivername="postgresql+psycopg")
 
 
