@@ -93,6 +93,9 @@ CREATE INDEX order_event_order ON order_event (order_id, id);
 COMMENT ON TABLE order_event IS 'Every step of every order, written by the database in the same transaction.';
 COMMENT ON COLUMN order_event.written_by IS 'The database user and application that took the step.';
 
+CREATE SEQUENCE fence;
+COMMENT ON SEQUENCE fence IS 'Numbers of claims: whoever has the highest number on an order or a lane owns it.';
+
 CREATE TABLE lane (
   strategy_id  int PRIMARY KEY REFERENCES strategy ON DELETE CASCADE,
   account_id   smallint NOT NULL REFERENCES account,

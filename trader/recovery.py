@@ -1,0 +1,147 @@
+"""Recovery: orders in doubt are settled by evidence, and by nothing else.
+
+An order is in doubt when its answer proved nothing, or when the trader that sent it is gone. It is looked up at the
+venue by our own name for it. Found: settled. Absent: only after the receive deadline, asked twice, is that proof;
+then it is sent again as a new attempt, or denied if it is too old by then. A look-up that fails proves nothing.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from trader import order
+from trader.db import Connection, fetch_all, fetch_one
+from trader.errors import ExchangeError
+from trader.exchange.protocol import Exchange, OrderReport
+from trader.order import ABSENCES_NEEDED, CLOCK_MARGIN, Claimed, Outcome
+from trader.trader import Desk, call_venue, settle_in_transaction
+
+log = logging.getLogger("recovery")
+
+TAKEN_FOR_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+# Whoever can take the lock of an instance knows that its process is gone: free its lanes at once.
+OWNERS = "SELECT DISTINCT owner FROM lane WHERE owner IS NOT NULL AND lease_until > clock_timestamp()"
+FREE_DEAD = """
+UPDATE lane SET owner = NULL, lease_until = '-infinity'
+ WHERE owner = %(owner)s AND (SELECT pg_try_advisory_xact_lock(hashtextextended(%(owner)s::text, 0)))
+"""
+
+# In doubt and due; or submitted under a claim that has ended (its lane is free, or was claimed again since).
+TAKE = """
+WITH due AS (
+  SELECT o.id FROM "order" o JOIN lane l ON l.strategy_id = o.strategy_id
+   WHERE o.status = 'submitted' AND o.account_id = ANY(%(accounts)s)
+     AND CASE WHEN o.in_doubt_since IS NULL THEN l.lease_until < clock_timestamp() OR l.fence <> o.fence
+              ELSE o.next_look_at <= clock_timestamp() END
+   ORDER BY o.next_look_at NULLS FIRST LIMIT %(limit)s FOR UPDATE OF o SKIP LOCKED)
+UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp()),
+       next_look_at = clock_timestamp() + make_interval(secs => %(taken_for)s),
+       reason = coalesce(o.reason, 'the trader that sent it is gone')
+  FROM due, market m, account a WHERE o.id = due.id AND m.id = o.market_id AND a.id = o.account_id
+RETURNING o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.sent_quantity,
+  o.sent_quote_quantity, o.sent_price, o.submitted_at, o.receive_deadline, o.absences, o.expires_at, o.fence,
+  o.in_doubt_since, a.receive_window, m.symbol
+"""
+
+LOOK_AGAIN = """
+UPDATE "order" SET next_look_at = clock_timestamp() + make_interval(secs => %(pause)s), reason = %(reason)s,
+       absences = %(absences)s
+ WHERE id = %(id)s AND fence = %(fence)s AND status = 'submitted'
+"""
+
+NOW = """
+SELECT clock_timestamp() AS now, a.halted FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
+"""
+
+
+async def recover(desk: Desk) -> int:
+    """Free the lanes of dead traders, look up every order in doubt that is due; how many were looked at."""
+    async with desk.pool.connection() as connection:
+        for row in await fetch_all(connection, OWNERS):
+            await connection.execute(FREE_DEAD, {"owner": row.owner})
+        taken = await _take(connection, desk)
+    await asyncio.gather(*(resolve(desk, row) for row in taken))
+    return len(taken)
+
+
+async def _take(connection: Connection, desk: Desk) -> list[Any]:
+    fence = await order.next_fence(connection)
+    parameters = {"accounts": list(desk.exchanges), "limit": 50, "fence": fence, "taken_for": TAKEN_FOR_SECONDS}
+    return await fetch_all(connection, TAKE, parameters)
+
+
+async def resolve(desk: Desk, row: Any) -> None:
+    """Look one order up and write what that proves."""
+    exchange = desk.exchanges[row.account_id]
+    try:
+        async with desk.sending:
+            report = await exchange.find(row.symbol, str(row.client_order_id))
+            outcome = None if report is None else await found(exchange, row, report)
+    except ExchangeError as error:
+        await _look_again(desk, row, f"the look-up failed: {error}", row.absences)
+        return
+    if outcome is not None:
+        log.info("order %s: in doubt, found at the venue as %s", row.id, outcome.report and outcome.report.status)
+        await settle_in_transaction(desk.pool, [outcome])
+    else:
+        await _absent(desk, row)
+
+
+async def found(exchange: Exchange, row: Any, report: OrderReport) -> Outcome:
+    """The outcome of a look-up that found the order: the venue's report and all of its fills."""
+    fills = await exchange.fills(row.symbol, venue_order_id=report.venue_order_id)
+    return Outcome(row.id, row.fence, "accepted", source="look-up", report=report, fills=tuple(fills), reason=None)
+
+
+async def _absent(desk: Desk, row: Any) -> None:
+    async with desk.pool.connection() as connection:
+        state = await fetch_one(connection, NOW, {"id": row.id})
+    wait = (row.receive_deadline + CLOCK_MARGIN - state.now).total_seconds()
+    if wait > 0:
+        await _look_again(desk, row, "not found yet; it may still arrive", row.absences, wait)
+    elif row.absences + 1 < ABSENCES_NEEDED:
+        await _look_again(desk, row, "not found after the receive deadline; asking once more", row.absences + 1, 0.5)
+    elif state.halted or (row.expires_at is not None and row.expires_at < state.now):
+        why = "the account is halted" if state.halted else "it is too old to send again"
+        await _settle(desk, Outcome(row.id, row.fence, "denied", reason=f"it never reached the venue, and {why}"))
+    else:
+        await _send_again(desk, row)
+
+
+async def _send_again(desk: Desk, row: Any) -> None:
+    """Absence is proved: one more attempt, written down before it is made."""
+    request = order.request(
+        row.client_order_id,
+        row.symbol,
+        row.side,
+        row.type,
+        row.sent_quantity,
+        row.sent_quote_quantity,
+        row.sent_price,
+        row.submitted_at,
+        row.receive_window,
+    )
+    claimed = Claimed(row.id, row.strategy_id, row.account_id, row.fence, request)
+    async with desk.pool.connection() as connection:
+        ready = await order.restamp(connection, claimed, row.receive_window)
+    if ready == "fenced":
+        return
+    log.info("order %s: proved absent, sending it again", row.id)
+    await _settle(desk, await call_venue(desk.exchanges[row.account_id], ready))
+
+
+async def _settle(desk: Desk, outcome: Outcome) -> None:
+    await settle_in_transaction(desk.pool, [outcome])
+
+
+async def _look_again(desk: Desk, row: Any, reason: str, absences: int, pause: float | None = None) -> None:
+    """Plan the next look: pauses grow with the time in doubt."""
+    async with desk.pool.connection() as connection:
+        if pause is None:
+            now = (await fetch_one(connection, NOW, {"id": row.id})).now
+            pause = min(max(0.5, (now - row.in_doubt_since).total_seconds() / 2), LONGEST_PAUSE_SECONDS)
+        await connection.execute(
+            LOOK_AGAIN, {"id": row.id, "fence": row.fence, "reason": reason, "absences": absences, "pause": pause}
+        )

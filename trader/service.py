@@ -1,0 +1,114 @@
+"""The trader process: takes its role, connects what it needs, runs its loops until told to stop or until it must."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+
+import psycopg
+
+from trader import account, role
+from trader.config import Settings
+from trader.db import Connection, Identity, connect, first_line, open_pool
+from trader.errors import DatabaseError, TallydeskError
+from trader.exchange.protocol import Exchange
+from trader.recovery import recover
+from trader.role import Role
+from trader.trader import Desk, Trader
+from trader.watch import Watch
+
+log = logging.getLogger("trader")
+
+POOL_SIZE = 8
+RECOVER_SECONDS = 0.5
+WATCH_SECONDS = 1.0
+NEW_ACCOUNTS_SECONDS = 5.0
+
+
+async def run(settings: Settings, url: str, name: str | None = None) -> None:
+    """Be a trader until SIGTERM or SIGINT. Raises TallydeskError when the role or the database is lost."""
+    async with AsyncExitStack() as stack:
+        held = await stack.enter_async_context(role.take(url, "trader", name))
+        identity = Identity("trader", held.name)
+        pool = await stack.enter_async_context(open_pool(url, identity, POOL_SIZE))
+        watching = await stack.enter_async_context(await connect(url, identity))
+        listening = await stack.enter_async_context(await connect(url, identity))
+        desk = Desk(held.instance, pool, {})
+        stack.push_async_callback(_close, desk.exchanges)
+        trader = Trader(desk)
+        await connect_accounts(settings, watching, desk)
+        log.info("%s is running with %s", held.name, f"{len(desk.exchanges)} account(s)")
+        try:
+            await _run_loops(settings, held, trader, watching, listening)
+        except* (psycopg.Error, DatabaseError) as group:
+            raise DatabaseError(f"the database is lost: {first_line(group.exceptions[0])}") from None
+
+
+async def _run_loops(
+    settings: Settings, held: Role, trader: Trader, watching: Connection, listening: Connection
+) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, trader.stop.set)
+    cancels = asyncio.Event()
+    watch = Watch(trader.desk, watching)
+    async with asyncio.TaskGroup() as group:
+        background = [
+            group.create_task(_give_up_when_lost(held)),
+            group.create_task(_listen(listening, {"order_queued": trader.wake, "order_cancel": cancels})),
+            group.create_task(_repeat(lambda: _recover(trader), RECOVER_SECONDS)),
+            group.create_task(_repeat(watch.look, WATCH_SECONDS, cancels)),
+            group.create_task(_repeat(lambda: _new_accounts(settings, trader.desk), NEW_ACCOUNTS_SECONDS)),
+        ]
+        await trader.run()
+        for task in background:
+            task.cancel()
+
+
+async def _give_up_when_lost(held: Role) -> None:
+    await held.lost.wait()
+    raise TallydeskError(f"{held.name} stops: {held.why_lost}")
+
+
+async def _recover(trader: Trader) -> None:
+    if await recover(trader.desk):
+        trader.wake.set()
+
+
+async def _repeat(work: Callable[[], Awaitable[None]], seconds: float, early: asyncio.Event | None = None) -> None:
+    """Do the work again and again, at least every `seconds`, at once when `early` is set."""
+    early = early or asyncio.Event()
+    while True:
+        early.clear()
+        await work()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await early.wait()
+
+
+async def _listen(connection: Connection, events: dict[str, asyncio.Event]) -> None:
+    """Set an event for each notification. All loops also tick, so a lost notification only costs time."""
+    for channel in events:
+        await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
+    async for notification in connection.notifies():
+        events[notification.channel].set()
+
+
+async def _new_accounts(settings: Settings, desk: Desk) -> None:
+    async with desk.pool.connection() as connection:
+        await connect_accounts(settings, connection, desk)
+
+
+async def connect_accounts(settings: Settings, connection: Connection, desk: Desk) -> None:
+    """Connect every account that is not connected yet. One that cannot be is reported and tried again later."""
+    for one in await account.load_accounts(connection):
+        if one.id not in desk.exchanges:
+            try:
+                desk.exchanges[one.id] = account.connect_account(one, settings)
+            except TallydeskError as error:
+                log.warning("account %s: its orders wait: %s", one.name, error)
+
+
+async def _close(exchanges: dict[int, Exchange]) -> None:
+    await asyncio.gather(*(exchange.close() for exchange in exchanges.values()), return_exceptions=True)

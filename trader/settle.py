@@ -1,0 +1,168 @@
+"""Settling: write what became of orders, many at a time, in one transaction.
+
+Fills are facts and are always booked, whoever reports them and in whatever state the order is. The status moves only
+forward, only under the fence that the outcome was obtained with, and only to a final status when every fill that the
+venue counts is booked: until then the funds stay held.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from trader import balance, order
+from trader.db import Connection, fetch_all
+from trader.exchange.protocol import FillReport, OrderReport
+from trader.order import Outcome
+
+log = logging.getLogger("settle")
+
+
+async def settle(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    """Write outcomes. Must run inside a transaction; may be run again after a lost race.
+
+    Lock order, as everywhere: lanes, orders, balances.
+    """
+    await _release_lanes(connection, outcomes)
+    ids = sorted({outcome.order_id for outcome in outcomes})
+    before = {row.id: row for row in await fetch_all(connection, order.LOCK, {"ids": ids})}
+    await balance.lock(connection, {row.strategy_id for row in before.values()})
+    booked = await book_fills(connection, outcomes)
+    after = {row.id: row for row in await fetch_all(connection, order.FILLED, {"ids": ids})}
+    valid = [outcome for outcome in outcomes if not _is_fenced(outcome, before[outcome.order_id])]
+    await _move_on(connection, valid, before, after)
+    await _leave_in_doubt(connection, [outcome for outcome in valid if outcome.verdict in ("in doubt", "never sent")])
+    await _halt(connection, [outcome for outcome in valid if outcome.halts], before)
+    await _raise_incidents(connection, booked, before, after)
+
+
+def _is_fenced(outcome: Outcome, row: Any) -> bool:
+    fenced = outcome.fence is not None and outcome.fence != row.fence
+    if fenced:
+        log.warning("order %s: taken over by another trader; its status is theirs to write", row.id)
+    return fenced
+
+
+async def _release_lanes(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    lanes = [outcome.frees_lane for outcome in outcomes if outcome.frees_lane is not None]
+    if lanes:
+        await connection.execute(
+            order.RELEASE_LANES, {"strategies": [lane[0] for lane in lanes], "fences": [lane[1] for lane in lanes]}
+        )
+
+
+async def book_fills(connection: Connection, outcomes: Sequence[Outcome]) -> list[int]:
+    """Insert the fills that are not known yet; the order id of each new one."""
+    new: list[int] = []
+    for source in ("answer", "look-up", "poll"):
+        fills = [
+            (outcome.order_id, fill)
+            for outcome in outcomes
+            if outcome.source == source
+            for fill in (*(outcome.report.fills if outcome.report else ()), *outcome.fills)
+        ]
+        if fills:
+            new += await _insert_fills(connection, fills, source)
+    return new
+
+
+async def _insert_fills(connection: Connection, fills: Sequence[tuple[int, FillReport]], source: str) -> list[int]:
+    codes = sorted({fill.fee_asset for _, fill in fills if fill.fee_asset is not None})
+    await connection.execute(order.ADD_ASSETS, {"codes": codes})
+    rows = await fetch_all(
+        connection,
+        order.BOOK_FILLS,
+        {
+            "source": source,
+            "orders": [order_id for order_id, _ in fills],
+            "traded_at": [fill.traded_at for _, fill in fills],
+            "quantities": [fill.quantity for _, fill in fills],
+            "prices": [fill.price for _, fill in fills],
+            "fees": [fill.fee for _, fill in fills],
+            "fee_assets": [fill.fee_asset for _, fill in fills],
+            "liquidities": [fill.liquidity for _, fill in fills],
+            "trades": [fill.trade_id for _, fill in fills],
+        },
+    )
+    return [row.order_id for row in rows]
+
+
+async def _move_on(
+    connection: Connection, outcomes: Sequence[Outcome], before: dict[int, Any], after: dict[int, Any]
+) -> None:
+    moves: list[tuple[int, str, str | None, str | None]] = []
+    for outcome in outcomes:
+        if outcome.verdict == "accepted" and outcome.report is not None:
+            status = next_status(
+                before[outcome.order_id].status, outcome.report, after[outcome.order_id].filled_quantity
+            )
+            reason = outcome.reason or _why(status, before[outcome.order_id].status)
+            moves.append((outcome.order_id, status, outcome.report.venue_order_id, reason))
+        elif outcome.verdict == "refused":
+            moves.append((outcome.order_id, "rejected", None, outcome.reason))
+        elif outcome.verdict == "denied":
+            moves.append((outcome.order_id, "denied", None, outcome.reason))
+    if moves:
+        ids, statuses, venue_order_ids, reasons = (list(column) for column in zip(*moves, strict=True))
+        await connection.execute(
+            order.MOVE_ON, {"ids": ids, "statuses": statuses, "venue_order_ids": venue_order_ids, "reasons": reasons}
+        )
+
+
+def next_status(now: str, report: OrderReport, filled: Any) -> str:
+    """The status that a venue's report leads to, given what is booked as filled after its fills were written."""
+    missing_fills = report.filled_quantity is not None and filled < report.filled_quantity
+    if report.status in ("filled", "canceled", "expired", "rejected") and not missing_fills:
+        return report.status
+    if now == "pending_cancel":
+        return now  # still open at the venue: the cancel is under way
+    return "partially_filled" if filled > 0 else "accepted"
+
+
+def _why(status: str, before: str) -> str | None:
+    if status == "canceled":
+        return "canceled as requested" if before == "pending_cancel" else "canceled at the venue"
+    if status == "filled" and before == "pending_cancel":
+        return "the fill came before the cancel"
+    return "expired at the venue" if status == "expired" else None
+
+
+async def _leave_in_doubt(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    if outcomes:
+        await connection.execute(
+            order.LEAVE_IN_DOUBT,
+            {
+                "ids": [outcome.order_id for outcome in outcomes],
+                "reasons": [outcome.reason for outcome in outcomes],
+                "pauses": [outcome.pause for outcome in outcomes],
+                "never_sent": [outcome.verdict == "never sent" for outcome in outcomes],
+            },
+        )
+
+
+async def _halt(connection: Connection, outcomes: Sequence[Outcome], before: dict[int, Any]) -> None:
+    for outcome in outcomes:
+        account = before[outcome.order_id].account_id
+        await connection.execute(order.HALT, {"account": account, "reason": outcome.reason})
+        await _raise_incident(connection, "critical", "account refused", str(outcome.reason), before[outcome.order_id])
+
+
+async def _raise_incidents(
+    connection: Connection, booked: Sequence[int], before: dict[int, Any], after: dict[int, Any]
+) -> None:
+    for order_id in sorted(set(booked)):
+        was, now = before[order_id], after[order_id]
+        if was.status in ("filled", "canceled", "expired", "rejected", "denied"):
+            await _raise_incident(
+                connection, "critical", "late fill", f"a fill came after the order was {was.status}", was
+            )
+        if now.sent_quantity is not None and now.filled_quantity > now.sent_quantity:
+            message = f"{now.filled_quantity} was filled, {now.sent_quantity} was asked"
+            await _raise_incident(connection, "critical", "over-fill", message, was)
+
+
+async def _raise_incident(connection: Connection, severity: str, kind: str, message: str, row: Any) -> None:
+    log.error("order %s: %s: %s", row.id, kind, message)
+    await connection.execute(
+        order.INCIDENT,
+        {"severity": severity, "kind": kind, "message": message, "account": row.account_id, "order": row.id},
+    )

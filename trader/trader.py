@@ -1,0 +1,238 @@
+"""The trader: claims queued orders, reserves their funds, sends them, settles what comes back.
+
+Every order takes the same four steps, and power may be cut between any two of them:
+
+1. one transaction: claim, judge, hold the funds, note what will be sent and when (`claim`);
+2. no transaction: call the venue (`send`);
+3. one transaction: write what the answer proves (`settle.py`);
+4. an answer that proves nothing leaves the order in doubt: evidence settles it (`recovery.py`).
+
+Starting is the same as recovering: the loops below first find what an earlier trader left behind.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import groupby
+from uuid import UUID
+
+from trader import balance, order
+from trader.db import LOST_CONNECTION, Connection, Pool, retrying
+from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
+from trader.exchange.protocol import Exchange
+from trader.market_quote import QuoteCache
+from trader.order import Claimed, Outcome, Queued
+from trader.settle import settle
+from trader.sizing import Denial, Placement, needs_quote, size
+
+log = logging.getLogger("trader")
+
+LANES_PER_CLAIM = 40
+ORDERS_PER_LANE = 20
+SENDS_AT_ONCE = 32
+"""Calls in flight at one venue; the orders of one strategy go one after the other."""
+LEASE = timedelta(seconds=30)
+OUTCOMES_PER_SETTLE = 200
+
+
+@dataclass(slots=True)
+class Desk:
+    """What the loops of one trader share: its name, its database and its venues."""
+
+    instance: UUID
+    pool: Pool
+    exchanges: dict[int, Exchange]
+    """By account id. An account whose venue cannot be connected is not here, and none of its orders is claimed."""
+    quotes: QuoteCache = field(default_factory=QuoteCache)
+    outcomes: "asyncio.Queue[Outcome]" = field(default_factory=asyncio.Queue)
+    sending: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDS_AT_ONCE))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one claim gave: orders to send, lane by lane, and markets whose price must be known first."""
+
+    lanes: list[list[Claimed]]
+    wanted: set[tuple[int, str]]
+
+
+async def claim(desk: Desk) -> Batch:
+    """Claim a batch: one transaction after which every order in it is denied, or submitted with its funds held."""
+
+    async def work() -> Batch:
+        async with desk.pool.connection() as connection, connection.transaction():
+            return await _claim(connection, desk)
+
+    return await retrying(work)
+
+
+async def _claim(connection: Connection, desk: Desk) -> Batch:
+    lanes = await order.claim_lanes(connection, desk.exchanges.keys(), LANES_PER_CLAIM)
+    if not lanes:
+        return Batch([], set())
+    fence = await order.next_fence(connection)
+    queued = await order.take_heads(connection, lanes, ORDERS_PER_LANE)
+    allowances = await balance.allowances(connection, lanes)
+    placements, denials, wanted = judge(queued, allowances, desk.quotes)
+    await order.deny(connection, denials)
+    claimed = await order.submit(connection, placements, fence)
+    by_lane = [list(group) for _, group in groupby(claimed, key=lambda one: one.strategy_id)]
+    busy = [group[0].strategy_id for group in by_lane]
+    await order.lease_lanes(connection, lanes, busy, desk.instance, fence, LEASE)
+    return Batch(by_lane, wanted)
+
+
+def judge(
+    queued: Sequence[Queued], allowances: balance.Allowances, quotes: QuoteCache
+) -> tuple[list[tuple[Queued, Placement]], list[tuple[int, Denial]], set[tuple[int, str]]]:
+    """Decide each order in turn. An order that needs a price nobody has asked for yet holds up its lane until then."""
+    placements: list[tuple[Queued, Placement]] = []
+    denials: list[tuple[int, Denial]] = []
+    wanted: set[tuple[int, str]] = set()
+    waiting: set[int] = set()
+    for one in queued:
+        if one.strategy_id in waiting:
+            continue
+        decision = _decide(one, allowances, quotes)
+        if decision is None:
+            wanted.add((one.account_id, one.rules.symbol))
+            waiting.add(one.strategy_id)
+        elif isinstance(decision, Denial):
+            denials.append((one.id, decision))
+        else:
+            placements.append((one, decision))
+            allowances.reserve(one.strategy_id, decision.hold_asset_id, decision.hold_quantity)
+    return placements, denials, wanted
+
+
+def _decide(one: Queued, allowances: balance.Allowances, quotes: QuoteCache) -> Placement | Denial | None:
+    if one.halted:
+        return Denial(f"account {one.account} is halted")
+    if one.intent.expires_at is not None and one.intent.expires_at < one.now:
+        return Denial(f"stale: it expired at {one.intent.expires_at:%Y-%m-%d %H:%M:%S} UTC, before a trader saw it")
+    quote = quotes.fresh(one.account_id, one.rules.symbol) if needs_quote(one.intent) else None
+    if quote is None and needs_quote(one.intent):
+        return None
+    asset_id = one.rules.quote_id if one.intent.side == "buy" else one.rules.base_id
+    return size(one.intent, one.rules, allowances.free(one.strategy_id, asset_id), quote)
+
+
+async def send_lane(desk: Desk, lane: Sequence[Claimed]) -> None:
+    """Send the orders of one lane in turn; the last one frees the lane."""
+    started = asyncio.get_running_loop().time()
+    for claimed in lane:
+        if asyncio.get_running_loop().time() - started > LEASE.total_seconds() / 2:
+            outcome = _never_sent(claimed, "the venue was too slow for the whole batch", 0)
+        else:
+            outcome = await send(desk, claimed)
+        frees = (claimed.strategy_id, claimed.fence) if claimed is lane[-1] else None
+        await desk.outcomes.put(replace(outcome, frees_lane=frees))
+
+
+async def send(desk: Desk, claimed: Claimed) -> Outcome:
+    """Send one order, if it is still ours and nothing is halted, and say what its answer proves."""
+    async with desk.sending:
+        async with desk.pool.connection() as connection:
+            ready = await order.ready_to_send(connection, claimed)
+        if ready == "halted":
+            return Outcome(claimed.id, claimed.fence, "denied", reason="the account was halted before it was sent")
+        if ready == "fenced":
+            return Outcome(claimed.id, claimed.fence, "never sent")  # not ours: settling writes nothing
+        return await call_venue(desk.exchanges[claimed.account_id], ready)
+
+
+async def call_venue(exchange: Exchange, claimed: Claimed) -> Outcome:
+    """Place an order at the venue. Each kind of failure proves something else; only proof is written."""
+    try:
+        report = await exchange.create(claimed.request)
+    except Refused as error:
+        return Outcome(claimed.id, claimed.fence, "refused", reason=str(error))
+    except Fatal as error:
+        return Outcome(claimed.id, claimed.fence, "refused", reason=str(error), halts=True)
+    except Retry as error:
+        return _never_sent(claimed, str(error), error.after or 1.0)
+    except Unknown as error:
+        return Outcome(claimed.id, claimed.fence, "in doubt", reason=str(error), pause=0 if error.exists else 0.5)
+    except ExchangeError as error:
+        return Outcome(claimed.id, claimed.fence, "in doubt", reason=str(error))
+    return Outcome(claimed.id, claimed.fence, "accepted", report=report)
+
+
+def _never_sent(claimed: Claimed, reason: str, pause: float) -> Outcome:
+    return Outcome(
+        claimed.id, claimed.fence, "never sent", reason=f"not placed, will be sent again: {reason}", pause=pause
+    )
+
+
+class Trader:
+    """The loops of one trader process. `run` ends when `stop` is set and everything in flight is settled."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.wake = asyncio.Event()
+        """Set when orders were queued: claim now instead of at the next tick."""
+        self.stop = asyncio.Event()
+        self._lanes: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Claim and send until stopped. Raises if the database is lost: whoever starts next recovers."""
+        async with asyncio.TaskGroup() as group:
+            settling = group.create_task(self._settle())
+            while not self.stop.is_set():
+                batch = await claim(self.desk)
+                for lane in batch.lanes:
+                    task = group.create_task(send_lane(self.desk, lane))
+                    self._lanes.add(task)
+                    task.add_done_callback(self._lanes.discard)
+                if batch.wanted:
+                    group.create_task(self._ask_prices(batch.wanted))
+                if not batch.lanes:
+                    await self._pause()
+            if self._lanes:
+                await asyncio.wait(self._lanes)
+            await self.desk.outcomes.join()
+            settling.cancel()
+
+    async def _ask_prices(self, wanted: set[tuple[int, str]]) -> None:
+        if await self.desk.quotes.refresh(self.desk.exchanges, wanted):
+            self.wake.set()
+
+    async def _pause(self, seconds: float = 0.25) -> None:
+        """Until woken; at the latest after a tick, for lanes that another trader or a settle held for a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        self.wake.clear()
+
+    async def _settle(self) -> None:
+        """Settle outcomes as they come, all that are there in one transaction."""
+        outcomes = self.desk.outcomes
+        while True:
+            batch = [await outcomes.get()]
+            while not outcomes.empty() and len(batch) < OUTCOMES_PER_SETTLE:
+                batch.append(outcomes.get_nowait())
+            await settle_in_transaction(self.desk.pool, batch)
+            for _ in batch:
+                outcomes.task_done()
+            self.wake.set()  # their lanes are free again
+
+
+async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None:
+    """Settle outcomes durably. A connection lost half-way is tried again: settling twice writes nothing twice."""
+
+    async def work() -> None:
+        async with pool.connection() as connection, connection.transaction():
+            await settle(connection, outcomes)
+
+    for attempt in range(5):
+        try:
+            return await retrying(work)
+        except LOST_CONNECTION:
+            if attempt == 4:
+                raise
+            log.warning("the database connection was lost while settling; trying again")
+            await asyncio.sleep(0.2 * (attempt + 1))
+    return None
