@@ -24,8 +24,11 @@ def read_candles(path: Path, digits: int = 8) -> Series:
             header = file.readline().strip()
             if header != HEADER:
                 raise InputError(f"{path}, line 1: the header is {header[:80]!r}; it must be {HEADER!r}")
+            lines = file.readlines()
+            if not lines:
+                raise InputError(f"{path}: holds no candles")
             try:
-                table = np.loadtxt(file, delimiter=",", dtype=np.float64, ndmin=2)
+                table = np.loadtxt(lines, delimiter=",", dtype=np.float64, ndmin=2)
             except ValueError as error:
                 raise InputError(f"{path}: {error} (rows are counted after the header)") from None
     except (OSError, EOFError) as error:
@@ -39,8 +42,6 @@ def read_candles(path: Path, digits: int = 8) -> Series:
 
 
 def _validate(path: Path, table: np.ndarray) -> None:
-    if not table.size:
-        raise InputError(f"{path}: holds no candles")
     if table.shape[1] != len(FIELDS):
         raise InputError(f"{path}, line 2: has {table.shape[1]} fields; it must have {len(FIELDS)}: {HEADER}")
     time, first, high, low, last, volume = (table[:, i] for i in range(6))

@@ -111,9 +111,10 @@ class Series:
         if here.index > begin.index:
             inner = slice(begin.index + 1, here.index)
             prices += [here.low, here.high, *self.columns.low[inner].tolist(), *self.columns.high[inner].tolist()]
-            whole = self.partial(int(self.columns.time[begin.index]) + self.base_length)
-            prices += [whole.low] if whole.low < begin.low else []
-            prices += [whole.high] if whole.high > begin.high else []
+            low, high = float(self.columns.low[begin.index]), float(self.columns.high[begin.index])
+            prices += [float(self.columns.close[begin.index])]
+            prices += [low] if low < begin.low else []
+            prices += [high] if high > begin.high else []
         else:
             prices += [here.low] if here.low < begin.low else []
             prices += [here.high] if here.high > begin.high else []
