@@ -1,0 +1,22 @@
+"""Candles: what is closed is stored once, as the venue gave it; what is kept up to date is said by bucket_feed."""
+
+from trader.bucket.candles import BadCandleError, Candles, check, closed, from_list
+from trader.bucket.read import read_buckets
+from trader.bucket.timeframe import TIMEFRAMES, Timeframe, timeframe_named, timeframe_numbered
+from trader.bucket.write import Counts, bucket_ids, write_buckets
+
+__all__ = [
+    "TIMEFRAMES",
+    "BadCandleError",
+    "Candles",
+    "Counts",
+    "Timeframe",
+    "bucket_ids",
+    "check",
+    "closed",
+    "from_list",
+    "read_buckets",
+    "timeframe_named",
+    "timeframe_numbered",
+    "write_buckets",
+]
