@@ -1,5 +1,6 @@
 """Orders on the wire: what is sent, what an answer becomes, and what a failure means."""
 
+import asyncio
 import json
 import re
 import socket
@@ -103,6 +104,13 @@ async def test_quote_quantity_is_spent_and_no_quantity_is_sent(open_live: Any, s
     assert not {"quantity", "price", "cost"} & set(sent.params)
 
 
+async def test_quote_quantity_is_cut_down_to_the_step_never_up(open_live: Any, scripted: Any) -> None:
+    scripted.on(*ORDER, full_answer())
+    await open_live().create(replace(MARKET_BUY, quantity=None, quote_quantity=Decimal("100.25999999")))
+    (sent,) = scripted.seen(*ORDER)
+    assert sent.params["quoteOrderQty"] == "100.25"
+
+
 async def test_the_full_answer_becomes_fills_with_their_own_fee_assets(open_live: Any, scripted: Any) -> None:
     scripted.on(*ORDER, full_answer())
     report = await open_live().create(MARKET_BUY)
@@ -127,7 +135,7 @@ async def test_the_full_answer_becomes_fills_with_their_own_fee_assets(open_live
         {"quantity": None},
         {"quote_quantity": Decimal(5)},
         {"limit_price": Decimal(5)},
-        {"quantity": None, "quote_quantity": Decimal("100.251")},
+        {"quantity": None, "quote_quantity": Decimal("0.009")},
         {"quantity": None, "quote_quantity": Decimal(100), "side": "sell"},
         {"type": "limit", "limit_price": Decimal("58941.635")},
         {"type": "limit"},
@@ -378,6 +386,60 @@ async def test_bybit_signs_with_the_orders_moment_and_window(open_live: Any, scr
         "qty": "0.01",
     }
     assert (report.venue_order_id, report.client_order_id, report.status) == ("99", ID, None)
+
+
+async def test_orders_side_by_side_keep_their_own_moments(open_live: Any, scripted: Any, reply: Any) -> None:
+    def answer(seen: Any) -> Any:
+        return reply({"retCode": 0, "result": {"orderId": "1", "orderLinkId": seen.params["orderLinkId"]}})
+
+    scripted.on("POST", "/v5/order/create", answer)
+    live = open_live("bybit", options=BYBIT)
+    moments = {f"id-{n}": AT + timedelta(seconds=n) for n in range(8)}
+    orders = [replace(MARKET_BUY, client_order_id=name, submitted_at=at) for name, at in moments.items()]
+    await asyncio.gather(*(live.create(request) for request in orders))
+    sent = {r.params["orderLinkId"]: r.headers["X-BAPI-TIMESTAMP"] for r in scripted.seen("POST", "/v5/order/create")}
+    assert sent == {name: str(to_milliseconds(at)) for name, at in moments.items()}
+
+
+async def test_a_failure_is_judged_by_its_own_evidence(open_live: Any, scripted: Any, reply: Any) -> None:
+    def answer(seen: Any) -> Any:
+        busy = seen.params["newClientOrderId"].startswith("busy")
+        return reply(status=429, body="{}", headers={"Retry-After": "9"}) if busy else reply(fault="drop")
+
+    scripted.on(*ORDER, answer)
+    live = open_live()
+    names = [f"{kind}-{n}" for n in range(5) for kind in ("busy", "lost")]
+    calls = (live.create(replace(MARKET_BUY, client_order_id=name)) for name in names)
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in errors] == [Retry, Unknown] * 5
+    assert {error.after for error in errors if isinstance(error, Retry)} == {9.0}
+
+
+QUOTE_BUY = replace(MARKET_BUY, quantity=None, quote_quantity=Decimal("100.25"))
+
+
+async def test_no_option_makes_quantity_out_of_money(open_live: Any, scripted: Any) -> None:
+    scripted.on(*ORDER, full_answer())
+    await open_live(options={"quoteOrderQty": False, "createOrder": {"quoteOrderQty": False}}).create(QUOTE_BUY)
+    (sent,) = scripted.seen(*ORDER)
+    assert sent.params["quoteOrderQty"] == "100.25"
+    assert "quantity" not in sent.params
+
+
+async def test_quote_sized_buys_of_kraken_and_bybit(open_live: Any, scripted: Any) -> None:
+    scripted.on(
+        "POST",
+        "/0/private/AddOrder",
+        {"error": [], "result": {"descr": {"order": "buy 100.2 XBTUSD @ market"}, "txid": ["O-1"]}},
+    )
+    scripted.on("POST", "/v5/order/create", {"retCode": 0, "result": {"orderId": "99", "orderLinkId": ID}})
+    await open_live("kraken").create(replace(QUOTE_BUY, symbol="BTC/USD", quote_quantity=Decimal("100.2")))
+    await open_live("bybit", options=BYBIT).create(QUOTE_BUY)
+    (kraken,) = scripted.seen("POST", "/0/private/AddOrder")
+    (bybit,) = scripted.seen("POST", "/v5/order/create")
+    assert (kraken.params["volume"], kraken.params["oflags"]) == ("100.2", "viqc")
+    assert bybit.params["qty"] == "100.25"
+    assert "marketUnit" not in bybit.params, "a market buy without a unit is sized in quote"
 
 
 async def test_bybit_never_reads_a_base_quantity_as_money(open_live: Any, scripted: Any) -> None:

@@ -379,6 +379,26 @@ async def test_kraken_fills_by_offset(open_live: Any, scripted: Any, reply: Any)
     assert (fills[0].fee, fills[0].fee_asset, fills[0].venue_order_id) == (Decimal("0.0182"), "USD", "OA-1")
 
 
+async def test_kraken_fills_of_one_order_are_asked_for_by_their_ids(open_live: Any, scripted: Any, reply: Any) -> None:
+    ids = [f"T-{n:02}" for n in range(40)]
+    named = {"error": [], "result": {"OA-1": kraken_order() | {"trades": ids}}}
+
+    def trades(seen: Any) -> Any:
+        asked = seen.params["txid"].split(",")
+        row = {"ordertxid": "OA-1", "pair": "XXBTZUSD", "type": "buy", "ordertype": "limit", "price": "70000.1"}
+        row |= {"cost": "7.0", "fee": "0.0182", "vol": "0.00010000", "time": 1777897815.5, "maker": False}
+        return reply({"error": [], "result": {name: row for name in asked if name not in missing}})
+
+    missing: set[str] = set()
+    scripted.on("POST", "/0/private/QueryOrders", named)
+    scripted.on("POST", "/0/private/QueryTrades", trades)
+    live = open_live("kraken")
+    assert [fill.trade_id for fill in await live.fills("BTC/USD", venue_order_id="OA-1")] == ids
+    missing.add("T-21")
+    with pytest.raises(Unknown):
+        await live.fills("BTC/USD", venue_order_id="OA-1")
+
+
 BYBIT = {"enableUnifiedMargin": False, "enableUnifiedAccount": True}
 
 

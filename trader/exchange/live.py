@@ -9,7 +9,8 @@ import base64
 import binascii
 import decimal as numbers
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from trader.errors import ConfigError, ExchangeError, Refused, Retry, Unknown
 from trader.exchange import convert
 from trader.exchange.credentials import Credentials, refuse_secrets, scrub
 from trader.exchange.hosts import drop_defaults, flat_urls, require_loopback, require_sandbox
-from trader.exchange.paging import PAGES
+from trader.exchange.paging import PAGES, Ask
 from trader.exchange.protocol import (
     AssetBalance,
     Candle,
@@ -39,7 +40,12 @@ Mode = Literal["simulator", "paper", "sandbox", "live"]
 
 _DEFAULTS: dict[str, Any] = {"enableRateLimit": True, "timeout": 10_000}
 # A second send behind our back, a request log with keys in it, a way round the tap: never from a row.
-_FORBIDDEN = frozenset({"maxRetriesOnFailure", "verbose", "session", "socksProxy", "socks_proxy", "number", "logger"})
+_FORBIDDEN = frozenset(
+    ["maxRetriesOnFailure", "verbose", "session", "socksProxy", "socks_proxy", "number", "logger", "pin_clock"]
+)
+
+# ccxt asks in batches of 20 and, for a full one, sends an empty batch behind it.
+_KRAKEN_BATCH = 19
 
 
 def connect(
@@ -187,10 +193,12 @@ class LiveExchange:
         report = convert.order(order, request.symbol)
         if report.client_order_id not in (None, request.client_order_id):
             raise Unknown(f"the answer names another order: {report.client_order_id!r}")
-        return report
+        # What fills before the answer to its own order took liquidity; Binance does not say so here.
+        fills = tuple(replace(fill, liquidity=fill.liquidity or "taker") for fill in report.fills)
+        return replace(report, fills=fills)
 
-    def _wire(self, request: OrderRequest) -> tuple[str, str | None, dict[str, Any]]:
-        """The arguments for ccxt. Raises Refused if it would send other numbers than the request states."""
+    def _wire(self, request: OrderRequest) -> tuple[str | None, str | None, dict[str, Any]]:
+        """The arguments for ccxt. Raises Refused if it would send another quantity or price than the request states."""
         if (request.quantity is None) == (request.quote_quantity is None):
             raise Refused("exactly one of quantity and quote_quantity must be set")
         if (request.type == "limit") != (request.limit_price is not None):
@@ -203,13 +211,17 @@ class LiveExchange:
             return self._exact("quantity", request, request.quantity, self._client.amount_to_precision), price, params
         if request.quote_quantity is not None:
             params["cost"] = self._spend(request, request.quote_quantity)
-        return params["cost"], price, params
+        return None if self._venue.cost_alone else params["cost"], price, params
 
     def _spend(self, request: OrderRequest, value: Decimal) -> str:
         if (request.type, request.side) != ("market", "buy"):
             raise Refused("quote_quantity: only a market buy can be sized in quote")
         cut = self._cut_price if self._venue.cost_precision == "price" else self._client.cost_to_precision
-        return self._exact("quote_quantity", request, value, cut)
+        sent = self._cut("quote_quantity", request, value, cut)
+        if not 0 < sent <= value:
+            raise Refused(f"quote_quantity: {convert.plain(value)} is below the smallest step of {request.symbol}")
+        # Spending less than a step less is the same order; a smaller quantity or another price is not.
+        return convert.plain(sent)
 
     def _cut_price(self, symbol: str, value: str) -> str:
         client = self._client
@@ -217,17 +229,22 @@ class LiveExchange:
         return str(client.decimal_to_precision(value, ccxt.TRUNCATE, step, client.precisionMode))
 
     def _exact(self, field: str, request: OrderRequest, value: Decimal, cut: Callable[[str, str], Any]) -> str:
+        sent = self._cut(field, request, value, cut)
+        if sent != value:
+            digits = f"{convert.plain(value)} is not in steps of {request.symbol}: {convert.plain(sent)} would be sent"
+            raise Refused(f"{field}: {digits}")
+        return convert.plain(value)
+
+    def _cut(self, field: str, request: OrderRequest, value: Decimal, cut: Callable[[str, str], Any]) -> Decimal:
+        """What ccxt makes of `value` before it sends it."""
         if not value.is_finite() or value <= 0:
             raise Refused(f"{field}: {value} is not a positive number")
-        exact = convert.plain(value)
         try:
             with numbers.localcontext():
-                sent = Decimal(str(cut(request.symbol, exact)))
+                return Decimal(str(cut(request.symbol, convert.plain(value))))
         except Exception as error:
-            raise Refused(scrub(f"{field}: {exact}: {type(error).__name__}: {error}")) from None
-        if sent != value:
-            raise Refused(f"{field}: {exact} is not in steps of {request.symbol}: {convert.plain(sent)} would be sent")
-        return exact
+            text = f"{field}: {convert.plain(value)}: {type(error).__name__}: {error}"
+        raise Refused(scrub(text))
 
     def _signing(self, request: OrderRequest) -> dict[str, Any]:
         if self._venue.pin == "params":
@@ -301,16 +318,42 @@ class LiveExchange:
             return rows, call.answer
 
         found: dict[str, FillReport] = {}
-        pages = PAGES[self._venue.paging](ask, self._venue, since, venue_order_id, self._client.milliseconds())
-        async for rows in pages:
-            for report in map(convert.fill, rows):
-                found[report.trade_id] = report
+        async for rows in self._fill_pages(ask, symbol, venue_order_id, since):
+            found.update((report.trade_id, report) for report in map(convert.fill, rows))
         wanted = (
             report
             for report in found.values()
             if venue_order_id in (None, report.venue_order_id) and (since is None or report.traded_at >= since)
         )
         return sorted(wanted, key=lambda report: (report.traded_at, len(report.trade_id), report.trade_id))
+
+    def _fill_pages(
+        self, ask: Ask, symbol: str, order_id: str | None, since: datetime | None
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        if order_id is None or self._venue.order_fills == "filter":
+            return PAGES[self._venue.paging](ask, self._venue, since, order_id, self._client.milliseconds())
+        if self._venue.order_fills == "trade_ids":
+            return self._named_fills(symbol, order_id)
+        return self._called_fills(symbol, order_id)
+
+    async def _named_fills(self, symbol: str, order_id: str) -> AsyncIterator[list[dict[str, Any]]]:
+        """Kraken: the order names its trades; they are asked for by id."""
+        call = Call()
+        await self._call("read", lambda: self._client.fetch_order(order_id, symbol), call)
+        ids = rows_at(call.answer, ("result", order_id), dict).get("trades") or []
+        for first in range(0, len(ids), _KRAKEN_BATCH):
+            batch = ids[first : first + _KRAKEN_BATCH]
+            rows = await self._order_trades(symbol, order_id, {"trades": batch})
+            if {row.get("id") for row in rows} != set(batch):
+                raise Unknown(f"asked for the trades {batch}, {len(rows)} came")
+            yield rows
+
+    async def _called_fills(self, symbol: str, order_id: str) -> AsyncIterator[list[dict[str, Any]]]:
+        yield await self._order_trades(symbol, order_id, {})
+
+    async def _order_trades(self, symbol: str, order_id: str, params: dict[str, Any]) -> Any:
+        ask = self._client.fetch_order_trades
+        return await self._list("order_fills", lambda: ask(order_id, symbol, None, None, params))
 
     async def close(self) -> None:
         await self._client.close()

@@ -58,8 +58,8 @@ async def by_cursor(
     ask: Ask, venue: Venue, since: datetime | None, order_id: str | None, now: int
 ) -> AsyncIterator[Rows]:
     """Bybit: a cursor within a window of at most seven days."""
-    if order_id is None and since is None:
-        raise InputError("fills: this venue lists by order or from a moment: give venue_order_id or since")
+    if order_id is None:
+        _require(since)
     start = None if since is None or order_id is not None else to_milliseconds(since)
     base: dict[str, Any] = {} if order_id is None else {"orderId": order_id}
     while start is None or start <= now:
@@ -87,7 +87,7 @@ async def by_since(
     ask: Ask, _venue: Venue, since: datetime | None, _order_id: str | None, _now: int
 ) -> AsyncIterator[Rows]:
     """Any venue: from the last time seen, until nothing new comes."""
-    start = None if since is None else to_milliseconds(since)
+    start = to_milliseconds(_require(since))
     seen: set[str] = set()
     for _page in range(_MOST_PAGES):
         rows, _ = await ask(start, None, {})
@@ -101,6 +101,12 @@ async def by_since(
 
 
 PAGES: Mapping[Paging, Pages] = {"from_id": by_from_id, "offset": by_offset, "cursor": by_cursor, "since": by_since}
+
+
+def _require(since: datetime | None) -> datetime:
+    if since is None:
+        raise InputError("fills: this venue lists by order or from a moment: give venue_order_id or since")
+    return since
 
 
 def _number(row: Mapping[str, Any]) -> int:

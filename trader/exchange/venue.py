@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 Find = Literal["by_client_id", "open_then_closed", "weak"]
 Paging = Literal["from_id", "offset", "cursor", "since"]
+OrderFills = Literal["filter", "trade_ids", "call"]
 Pin = Literal["params", "clock", "deadline", "none"]
 Shape = tuple[tuple[str, ...], type | tuple[type, ...]]
 
@@ -19,12 +20,16 @@ class Venue:
     """The parameter that filters its order lists by our id."""
     closed_call: str = "fetch_closed_orders"
     paging: Paging = "since"
+    order_fills: OrderFills = "call"
+    """One order's executions: a filter of the list, the ids that the order names, or a call of its own."""
     page: int | None = None
     """Executions per page."""
     pin: Pin = "none"
     """How a request carries submitted_at: in its parameters, as the signing clock, as a deadline, or not at all."""
     cost_precision: Literal["cost", "price"] = "cost"
     """Which step ccxt cuts the amount of a quote-sized buy to."""
+    cost_alone: bool = False
+    """A quote-sized buy is sent without a base amount, so that no option can make one out of the other."""
     secret_is_base64: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
     """ccxt options below the user's: only spot markets are wanted, and no signed request just to list them."""
@@ -40,11 +45,15 @@ _BINANCE = Venue(
     find="by_client_id",
     find_id="origClientOrderId",
     paging="from_id",
+    order_fills="filter",
     page=1000,
     pin="params",
     cost_precision="price",
+    cost_alone=True,
     defaults={"fetchMarkets": {"types": ["spot"]}, "fetchMargins": False},
     skip_currencies=True,
+    # With False ccxt would leave the money of a quote-sized buy out of the request.
+    options={"quoteOrderQty": True, "createOrder": {"quoteOrderQty": True}},
     shapes={
         "open_orders": ((), list),
         "fills": ((), list),
@@ -55,13 +64,16 @@ _BINANCE = Venue(
 _KRAKEN = Venue(
     find="open_then_closed",
     paging="offset",
+    order_fills="trade_ids",
     page=50,
     pin="deadline",
+    cost_alone=True,
     secret_is_base64=True,
     shapes={
         "open_orders": (("result", "open"), dict),
         "closed_orders": (("result", "closed"), dict),
         "fills": (("result", "trades"), dict),
+        "order_fills": (("result",), dict),
         "candles": (("result",), dict),
         "balances": (("result",), dict),
     },
@@ -72,8 +84,10 @@ _BYBIT = Venue(
     find_id="orderLinkId",
     closed_call="fetch_canceled_and_closed_orders",
     paging="cursor",
+    order_fills="filter",
     page=100,
     pin="clock",
+    cost_alone=True,
     defaults={"fetchMarkets": {"types": ["spot"]}},
     skip_currencies=True,
     # Without it a classic account reads the base quantity of a market buy as money to spend.
