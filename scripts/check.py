@@ -42,7 +42,7 @@ def step(name: str, *command: str, environment: dict[str, str] | None = None) ->
     return Result(name, done.returncode, time.monotonic() - started)
 
 
-def tests(name: str, *arguments: str, environment: dict[str, str] | None = None) -> Result:
+def run_tests(name: str, *arguments: str, environment: dict[str, str] | None = None) -> Result:
     """Run pytest; its own report (tests/plugins/postgres.py) says what served, and how many tests ran."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
@@ -79,11 +79,11 @@ def everything() -> list[Result]:
         step("lint", sys.executable, "-m", "ruff", "check", "."),
         step("layers", str(PROGRAMS / "lint-imports"), environment={"PYTHONPATH": str(ROOT)}),
         step("types", sys.executable, "-m", "mypy"),
-        tests("tests", *workers),
+        run_tests("tests", *workers),
     ]
     if old := oldest_programs():
         served = {"TEST_PG": "embedded", "TEST_PG_BIN": str(old), "TEST_DATABASE_URL": ""}
-        results.append(tests(f"tests, PostgreSQL {OLDEST}", *workers, "tests/integration", environment=served))
+        results.append(run_tests(f"tests, PostgreSQL {OLDEST}", *workers, "tests/integration", environment=served))
     else:
         print(f"PostgreSQL {OLDEST} is not installed: the tests did not run on it")
     return results
@@ -91,7 +91,7 @@ def everything() -> list[Result]:
 
 def main() -> None:
     started = time.monotonic()
-    results = [tests("tests", *sys.argv[1:])] if sys.argv[1:] else everything()
+    results = [run_tests("tests", *sys.argv[1:])] if sys.argv[1:] else everything()
     print("\nsummary")
     print(*results, sep="\n")
     failed = [result.name for result in results if result.code]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-_PLUGINS = ("postgres", "simulator")
 _HERE = Path(__file__).resolve().parent / "plugins"
 
-pytest_plugins = [f"tests.plugins.{name}" for name in _PLUGINS if (_HERE / f"{name}.py").exists()]
+pytest_plugins = [f"tests.plugins.{path.stem}" for path in sorted(_HERE.glob("[!_]*.py"))]

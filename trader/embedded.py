@@ -32,12 +32,9 @@ DATABASE = "tallydesk"
 PORT = 5432
 LONGEST_SOCKET = 100
 """Bytes: the kernel takes 104 (macOS) to 108 (Linux)."""
-ORPHANS_MAY_LIVE = 10.0
-"""Seconds that backends may outlive their postmaster before they are killed."""
 LONGEST_LOG = 10_000_000
 """Bytes of log at a start that make it the old log."""
 SYSTEM_STATE = Path("/var/lib/tallydesk")
-"""Where root's clusters live if the server's user cannot reach root's home."""
 
 ACCEPTING, NOBODY = 0, 2
 """What pg_isready answers (1: starting or stopping)."""
@@ -59,8 +56,8 @@ dynamic_shared_memory_type = mmap
 idle_in_transaction_session_timeout = '60s'
 """
 _CONF_OF_TESTS = """\
+# A killed server loses nothing here either (synchronous_commit stays on); only a power cut would hurt.
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 max_wal_size = 4GB
 """
@@ -74,14 +71,27 @@ class EmbeddedServer:
     """The PostgreSQL server of one home directory.
 
     `pg_bin` is the directory of its programs (default: those of the wheel, PostgreSQL 18). `tests` gives up what keeps
-    data safe over a power cut (fsync, checksums) for speed. `limit` is the longest start, in seconds.
+    data safe over a power cut (fsync, checksums) for speed. `limit` is the longest start, in seconds; `patience` how
+    long backends may outlive a postmaster that was killed. `outside` is where root's clusters live if the server's user
+    cannot reach `home`.
     """
 
-    def __init__(self, home: Path, *, pg_bin: Path | None = None, tests: bool = False, limit: float = 120.0) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        pg_bin: Path | None = None,
+        tests: bool = False,
+        limit: float = 120.0,
+        patience: float = 10.0,
+        outside: Path = SYSTEM_STATE,
+    ) -> None:
         self.home = Path(home).absolute()
         self._given_bin = pg_bin
         self._tests = tests
         self._limit = limit
+        self._patience = patience
+        self._outside = outside
 
     def ensure(self, database: str = DATABASE) -> str:
         """Make sure that the server runs and has `database`; return the URL to connect with.
@@ -200,7 +210,7 @@ class EmbeddedServer:
             self.home.chmod(0o710)
             if self._user.can_enter(self.home):
                 return
-        outside = SYSTEM_STATE / hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+        outside = self._outside / hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
         place.unlink(missing_ok=True)  # a link whose target was deleted
         place.symlink_to(outside)  # written down, so that a later chmod cannot make the cluster look lost
 
@@ -266,7 +276,7 @@ class EmbeddedServer:
 
     def _start(self) -> None:
         now = time.monotonic()
-        end, kill_at = now + self._limit, now + ORPHANS_MAY_LIVE
+        end, kill_at = now + self._limit, now + self._patience
         while (answer := self._answer()) != ACCEPTING:
             alive = self._processes()
             if answer == NOBODY and not alive and self._start_once(sure=alive is not None):
@@ -280,8 +290,9 @@ class EmbeddedServer:
             time.sleep(0.1)
 
     def _start_once(self, *, sure: bool) -> bool:
-        if sure:  # the file may name a zombie, or a stranger who got the number: PostgreSQL would refuse to start
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        if sure:  # these may name a zombie, or a stranger who got the number: PostgreSQL would refuse to start
+            for stale in (self.data / "postmaster.pid", self.socket / f".s.PGSQL.{PORT}.lock"):
+                stale.unlink(missing_ok=True)
         conf = _CONF.format(socket=str(self.socket).replace("'", "''"), port=PORT)
         (self.data / "tallydesk.conf").write_text(conf + (_CONF_OF_TESTS if self._tests else ""))
         self._user.own(self.data / "tallydesk.conf")

@@ -56,8 +56,10 @@ class Report:
         return f"{self.name}: {self.text}"
 
 
-def watch(settings: Settings) -> Iterator[Report]:
-    """Look after every wanted role once. If another watchdog is at it, do nothing.
+def watch(settings: Settings, stale: float = STALE_SECONDS) -> Iterator[Report]:
+    """Look after every wanted role once; `stale` is the age of a beat, in seconds, that a role may not reach.
+
+    If another watchdog is at it, do nothing.
 
     DatabaseError if the database cannot be reached or was never migrated.
     """
@@ -73,15 +75,15 @@ def watch(settings: Settings) -> Iterator[Report]:
             return
         url = database_url(settings)
         with psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="watchdog") as connection:
-            yield from _watch(settings, connection)
+            yield from _watch(settings, connection, stale)
 
 
-def _watch(settings: Settings, connection: Connection) -> Iterator[Report]:
+def _watch(settings: Settings, connection: Connection, stale: float) -> Iterator[Report]:
     if not _row(connection, IS_MIGRATED)[0]:
         raise DatabaseError("the database has no tables yet: run `tallydesk migrate` first")
     starting = []
     for role in settings.roles:
-        why = _why_not_alive(connection, role.name)
+        why = _why_not_alive(connection, role.name, stale)
         if why is None:
             yield Report(role.name, "alive")
         else:
@@ -89,13 +91,13 @@ def _watch(settings: Settings, connection: Connection) -> Iterator[Report]:
     yield from _wait(settings, connection, starting)
 
 
-def _why_not_alive(connection: Connection, name: str) -> str | None:
+def _why_not_alive(connection: Connection, name: str, stale: float) -> str | None:
     """None if the role is alive; else why it has to be started. A session that hangs is ended on the way."""
     holder = connection.execute(HOLDER, {"name": name}).fetchone()
     if holder is None:
         return "it was not running"
     pid, age = holder
-    if age < STALE_SECONDS:
+    if age < stale:
         return None
     if not _row(connection, END_SESSION, {"pid": pid})[0]:
         raise DatabaseError(f"the session of {name} hangs and could not be ended (backend {pid})")

@@ -9,6 +9,8 @@ import pytest
 from trader import migrate
 from trader.errors import DatabaseError, InputError
 
+ALEMBICS = {("r", "alembic_version"), ("i", "alembic_version_pkc")}
+
 
 def test_the_template_is_at_the_newest_revision(database: str) -> None:
     assert migrate.current(database) == migrate.head()
@@ -21,10 +23,7 @@ def test_every_step_goes_back_and_forward_again(empty_database: str) -> None:
         after = _objects(empty_database)
         assert after > before, f"{revision} makes nothing"
         migrate.downgrade(empty_database, "-1")
-        assert _objects(empty_database) - {("r", "alembic_version"), ("i", "alembic_version_pkc")} == before - {
-            ("r", "alembic_version"),
-            ("i", "alembic_version_pkc"),
-        }, f"{revision} does not undo all that it did"
+        assert _objects(empty_database) - ALEMBICS == before - ALEMBICS, f"{revision} does not undo all that it did"
         migrate.upgrade(empty_database, revision)
         assert _objects(empty_database) == after
     migrate.downgrade(empty_database, "base")
@@ -70,7 +69,7 @@ def test_every_revision_has_its_two_files_and_no_file_is_left_over() -> None:
 
 
 def _objects(url: str) -> set[tuple[str, str]]:
-    """Relations, types and functions in the public schema, by kind and full name."""
+    """Relations, types, functions, triggers and grants in the public schema, by kind and full name."""
     query = """
         SELECT relkind::text, relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
         UNION ALL
@@ -79,6 +78,10 @@ def _objects(url: str) -> set[tuple[str, str]]:
         SELECT 'function', oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         UNION ALL
         SELECT 'trigger', tgname || ' ' || tgrelid::regclass FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL
+        SELECT 'grant', concat_ws(' ', c.relname, a.grantee::regrole, a.privilege_type)
+          FROM pg_class c, aclexplode(c.relacl) a
+         WHERE c.relnamespace = 'public'::regnamespace AND a.grantee <> c.relowner
     """
     with psycopg.connect(url) as connection:
         return set(connection.execute(query).fetchall())
