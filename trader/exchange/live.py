@@ -11,8 +11,7 @@ import decimal as numbers
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import datetime
 from typing import Any, Literal
 
 import ccxt.async_support as ccxt
@@ -32,6 +31,7 @@ from trader.exchange.protocol import (
     OrderRequest,
     Ticker,
 )
+from trader.exchange.request import arguments
 from trader.exchange.tap import CALL, Call, Tap, rows_at
 from trader.exchange.venue import Venue, venue_of
 from trader.exchange.verdict import Action, Failure, judge
@@ -184,7 +184,7 @@ class LiveExchange:
 
     async def create(self, request: OrderRequest) -> OrderReport:
         await self._ready(placing=True)
-        amount, price, params = self._wire(request)
+        amount, price, params = arguments(self._client, self._venue, request)
         order = await self._call(
             "create",
             lambda: self._client.create_order(request.symbol, request.type, request.side, amount, price, params),
@@ -196,64 +196,6 @@ class LiveExchange:
         # What fills before the answer to its own order took liquidity; Binance does not say so here.
         fills = tuple(replace(fill, liquidity=fill.liquidity or "taker") for fill in report.fills)
         return replace(report, fills=fills)
-
-    def _wire(self, request: OrderRequest) -> tuple[str | None, str | None, dict[str, Any]]:
-        """The arguments for ccxt. Raises Refused if it would send another quantity or price than the request states."""
-        if (request.quantity is None) == (request.quote_quantity is None):
-            raise Refused("exactly one of quantity and quote_quantity must be set")
-        if (request.type == "limit") != (request.limit_price is not None):
-            raise Refused(f"a {request.type} order with limit_price {request.limit_price}: only limit orders have one")
-        params = self._signing(request) | {"clientOrderId": request.client_order_id}
-        price = None
-        if request.limit_price is not None:
-            price = self._exact("limit_price", request, request.limit_price, self._client.price_to_precision)
-        if request.quantity is not None:
-            return self._exact("quantity", request, request.quantity, self._client.amount_to_precision), price, params
-        if request.quote_quantity is not None:
-            params["cost"] = self._spend(request, request.quote_quantity)
-        return None if self._venue.cost_alone else params["cost"], price, params
-
-    def _spend(self, request: OrderRequest, value: Decimal) -> str:
-        if (request.type, request.side) != ("market", "buy"):
-            raise Refused("quote_quantity: only a market buy can be sized in quote")
-        cut = self._cut_price if self._venue.cost_precision == "price" else self._client.cost_to_precision
-        sent = self._cut("quote_quantity", request, value, cut)
-        if not 0 < sent <= value:
-            raise Refused(f"quote_quantity: {convert.plain(value)} is below the smallest step of {request.symbol}")
-        # Spending less than a step less is the same order; a smaller quantity or another price is not.
-        return convert.plain(sent)
-
-    def _cut_price(self, symbol: str, value: str) -> str:
-        client = self._client
-        step = client.market(symbol)["precision"]["price"]
-        return str(client.decimal_to_precision(value, ccxt.TRUNCATE, step, client.precisionMode))
-
-    def _exact(self, field: str, request: OrderRequest, value: Decimal, cut: Callable[[str, str], Any]) -> str:
-        sent = self._cut(field, request, value, cut)
-        if sent != value:
-            digits = f"{convert.plain(value)} is not in steps of {request.symbol}: {convert.plain(sent)} would be sent"
-            raise Refused(f"{field}: {digits}")
-        return convert.plain(value)
-
-    def _cut(self, field: str, request: OrderRequest, value: Decimal, cut: Callable[[str, str], Any]) -> Decimal:
-        """What ccxt makes of `value` before it sends it."""
-        if not value.is_finite() or value <= 0:
-            raise Refused(f"{field}: {value} is not a positive number")
-        try:
-            with numbers.localcontext():
-                return Decimal(str(cut(request.symbol, convert.plain(value))))
-        except Exception as error:
-            text = f"{field}: {convert.plain(value)}: {type(error).__name__}: {error}"
-        raise Refused(scrub(text))
-
-    def _signing(self, request: OrderRequest) -> dict[str, Any]:
-        if self._venue.pin == "params":
-            window = request.receive_window // timedelta(milliseconds=1)
-            return {"timestamp": to_milliseconds(request.submitted_at), "recvWindow": window}
-        if self._venue.pin == "deadline":
-            deadline = (request.submitted_at + request.receive_window).astimezone(UTC)
-            return {"deadline": deadline.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
-        return {}
 
     async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
         await self._ready()
