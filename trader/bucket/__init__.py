@@ -1,6 +1,7 @@
 """Candles: what is closed is stored once, as the venue gave it; what is kept up to date is said by bucket_feed."""
 
 from trader.bucket.candles import BadCandleError, Candles, check, closed, from_list
+from trader.bucket.feed import Feed, blaming, load_feed, update_feed
 from trader.bucket.read import read_buckets
 from trader.bucket.timeframe import TIMEFRAMES, Timeframe, timeframe_named, timeframe_numbered
 from trader.bucket.write import Counts, bucket_ids, write_buckets
@@ -10,13 +11,17 @@ __all__ = [
     "BadCandleError",
     "Candles",
     "Counts",
+    "Feed",
     "Timeframe",
+    "blaming",
     "bucket_ids",
     "check",
     "closed",
     "from_list",
+    "load_feed",
     "read_buckets",
     "timeframe_named",
     "timeframe_numbered",
+    "update_feed",
     "write_buckets",
 ]

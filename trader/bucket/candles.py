@@ -33,6 +33,10 @@ class Candles:
     def __getitem__(self, part: slice | NDArray[np.bool_]) -> "Candles":
         return Candles(*(getattr(self, name)[part] for name in ("time_open", *PRICES, "volume")))
 
+    def __add__(self, later: "Candles") -> "Candles":
+        names = ("time_open", *PRICES, "volume")
+        return Candles(*(np.concatenate([getattr(self, name), getattr(later, name)]) for name in names))
+
 
 class BadCandleError(InputError):
     """A candle that cannot be. `index` counts from 0; `field` is the column to blame."""

@@ -1,0 +1,91 @@
+"""Candles: which feeds are due, and the job that brings one up to date."""
+
+from procrastinate import App, JobContext
+
+from jobs.app import QUEUE, context_of
+from trader.bucket import Feed, blaming, load_feed, update_feed
+from trader.db import Connection
+
+TASK = "bucket.update"
+PAGES = 20
+"""Requests that one job makes: a long history is built by many jobs, so that it holds nobody up."""
+MOST_WAITING = 500
+"""Jobs of this kind that may wait: a long queue is slow, and a feed that is left out is first next time."""
+
+# A candle is asked for when it should be there, and then ever more slowly until it is; a replayed one has no hour.
+# What runs or waits already is left alone. The lock is what keeps a feed's jobs one after the other.
+DEFER_DUE = """
+INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
+SELECT %(queue)s, %(task)s, 0, d.lock, d.lock,
+       jsonb_build_object('market_id', d.market_id, 'timeframe_id', d.timeframe_id), NULL
+  FROM (SELECT f.market_id, f.timeframe_id, f.updated_at, f.status,
+               format('feed:%%s:%%s', f.market_id, f.timeframe_id) AS lock
+          FROM bucket_feed f
+          JOIN timeframe t ON t.id = f.timeframe_id
+          JOIN market m ON m.id = f.market_id
+          JOIN exchange e ON e.id = m.exchange_id
+         WHERE f.enabled AND CASE
+           WHEN f.updated_at IS NULL THEN true
+           WHEN f.status = 'error' THEN f.updated_at < clock_timestamp() - interval '15 s'
+           WHEN f.status = 'building' OR e.replay OR f.collect_since < f.oldest THEN true
+           WHEN f.newest IS NULL THEN f.updated_at < clock_timestamp() - interval '5 s'
+           ELSE f.newest + t.span <= clock_timestamp()
+            AND f.updated_at < clock_timestamp() - least(interval '1 min', t.span / 20) END) d
+ WHERE NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.lock = d.lock AND j.status = 'doing')
+   AND NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.queueing_lock = d.lock AND j.status = 'todo')
+ ORDER BY d.status = 'building', d.updated_at NULLS FIRST
+ LIMIT greatest(0, %(most)s - (SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo' AND task_name = %(task)s))
+ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
+"""
+DUE = {"queue": QUEUE, "task": TASK, "most": MOST_WAITING}
+
+_RUN = """
+INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
+SELECT %(queue)s, 'strategy.run', 0, 'strategy:' || s.id, 'strategy:' || s.id,
+       jsonb_build_object('strategy_id', s.id), NULL
+  FROM strategy s
+"""
+_ORDERLY = """
+ ORDER BY s.id
+ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
+"""
+
+RUN_STRATEGIES = (
+    _RUN
+    + """ WHERE s.enabled AND s.class IS NOT NULL AND s.market_id = %(market)s AND s.timeframe_id = %(timeframe)s"""
+    + _ORDERLY
+)
+
+# Whoever has not decided on the newest candle of a feed that is up to date: its job failed, or it was enabled since.
+SWEEP_STRATEGIES = (
+    _RUN
+    + """  JOIN bucket_feed f ON f.market_id = s.market_id AND f.timeframe_id = s.timeframe_id
+ WHERE s.enabled AND s.class IS NOT NULL AND f.enabled AND f.status = 'full' AND f.newest IS NOT NULL
+   AND (s.last_bucket IS NULL OR s.last_bucket < f.newest)"""
+    + _ORDERLY
+)
+SWEEP = {"queue": QUEUE}
+
+
+async def update(job: JobContext, market_id: int, timeframe_id: int) -> None:
+    """Bring one feed up to date, or some way towards it."""
+    context = context_of(job)
+    async with context.pool.connection() as connection:
+        feed = await load_feed(connection, market_id, timeframe_id)
+        if not feed.enabled:
+            return
+        async with blaming(connection, feed):
+            exchange = await context.exchange(connection, feed.exchange_id)
+            now = await context.venue_time(connection, feed.exchange_id)
+        await update_feed(connection, exchange, feed, now, on_news=run_strategies, pages=PAGES)
+
+
+async def run_strategies(connection: Connection, feed: Feed) -> None:
+    """Queue a run of every strategy that decides on these candles, in the transaction that stores them."""
+    parameters = {"queue": QUEUE, "market": feed.market_id, "timeframe": feed.timeframe.id}
+    await connection.execute(RUN_STRATEGIES, parameters)
+
+
+def register(app: App) -> None:
+    """Add the tasks of this module."""
+    app.task(name=TASK, pass_context=True)(update)

@@ -1,0 +1,74 @@
+"""The queue's own upkeep: jobs of dead workers run again, old ones go."""
+
+import logging
+
+import psycopg
+from procrastinate import App, JobContext
+
+from jobs.app import Job, context_of
+from jobs.equity import THIN
+from trader.db import Connection, fetch_all, first_line
+
+HEARTBEAT_SECONDS = 5.0
+DEAD_AFTER_SECONDS = 20.0
+"""A worker that has not beaten for this long is dead: its jobs are not done."""
+KEEP_HOURS = 24
+"""How long failed jobs are kept to be looked at."""
+
+RESCUE = "queue.rescue"
+PRUNE = "queue.prune"
+RESCUE_JOB = Job(RESCUE, queueing_lock=RESCUE)
+PRUNE_JOB = Job(PRUNE, queueing_lock=PRUNE, lock=PRUNE)
+
+STALLED = """
+SELECT j.id, j.task_name, j.queueing_lock
+  FROM procrastinate_jobs j LEFT JOIN procrastinate_workers w ON w.id = j.worker_id
+ WHERE j.status = 'doing'
+   AND (w.id IS NULL OR w.last_heartbeat < clock_timestamp() - make_interval(secs => %(dead_after)s))
+ ORDER BY j.id
+"""
+
+# Only while it still is stalled: its worker may have woken and finished it.
+AGAIN = "SELECT procrastinate_retry_job_v1(%(id)s, clock_timestamp(), NULL, NULL, NULL)"
+DROP = "DELETE FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing'"
+
+log = logging.getLogger(__name__)
+
+
+async def rescue(job: JobContext) -> None:
+    """Queue the jobs of dead workers again; each on its own, so that one which cannot be holds no other back."""
+    async with context_of(job).pool.connection() as connection:
+        await rescue_stalled(connection)
+
+
+async def rescue_stalled(connection: Connection, dead_after: float = DEAD_AFTER_SECONDS) -> int:
+    """Queue the jobs of workers that have been silent for `dead_after` seconds again; how many there were."""
+    stalled = await fetch_all(connection, STALLED, {"dead_after": dead_after})
+    rescued = 0
+    for row in stalled:
+        try:
+            await connection.execute(AGAIN, {"id": row.id})
+        except psycopg.errors.UniqueViolation:
+            # Another one waits under its queueing_lock and will do its work.
+            await connection.execute(DROP, {"id": row.id})
+        except psycopg.errors.RaiseException as error:
+            log.info("job %s (%s) is not stalled any more: %s", row.id, row.task_name, first_line(error))
+            continue
+        rescued += 1
+        log.warning("job %s (%s) was left by a dead worker: it runs again", row.id, row.task_name)
+    return rescued
+
+
+async def prune(job: JobContext) -> None:
+    """Delete finished jobs that nobody needs any more, and thin out old equity points."""
+    await job.app.job_manager.delete_old_jobs(
+        KEEP_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
+    )
+    async with context_of(job).pool.connection() as connection:
+        await connection.execute(THIN)
+
+
+def register(app: App) -> None:
+    """Add the tasks of this module."""
+    app.task(name=RESCUE, pass_context=True)(rescue)
+    app.task(name=PRUNE, pass_context=True)(prune)

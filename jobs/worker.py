@@ -1,0 +1,94 @@
+"""The worker process: runs jobs until it is told to stop or until it must."""
+
+import asyncio
+import importlib
+import logging
+import pkgutil
+import signal
+from contextlib import AsyncExitStack
+
+import psycopg
+from procrastinate import App
+from procrastinate.exceptions import ConnectorException
+
+import jobs
+from jobs.app import Context, Module, build_app
+from jobs.maintenance import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
+from trader import role
+from trader.config import Settings
+from trader.db import Identity, first_line, open_pool
+from trader.errors import DatabaseError, TallydeskError
+from trader.role import Role
+
+CONCURRENCY = 8
+"""Jobs that run at a time: they mostly wait for venues. For more work, run more workers."""
+GRACE_SECONDS = 5.0
+"""How long running jobs may go on after SIGTERM."""
+
+log = logging.getLogger("worker")
+
+
+def job_modules() -> list[Module]:
+    """Every module of this package that has jobs."""
+    found = [importlib.import_module(f"jobs.{module.name}") for module in pkgutil.iter_modules(jobs.__path__)]
+    return [module for module in found if hasattr(module, "register")]
+
+
+async def run(settings: Settings, url: str, name: str | None = None, concurrency: int = CONCURRENCY) -> None:
+    """Be a worker until SIGTERM or SIGINT. Raises TallydeskError when the role or the database is lost."""
+    logging.getLogger("procrastinate").setLevel(logging.WARNING)
+    modules = job_modules()
+    importlib.import_module("trader.exchange.live")  # slow, and it would stop the beat
+    async with AsyncExitStack() as stack:
+        held = await stack.enter_async_context(role.take(url, "worker", name))
+        identity = Identity("worker", held.name)
+        pool = await stack.enter_async_context(open_pool(url, identity, concurrency + 2))
+        context = Context(settings, pool)
+        stack.push_async_callback(context.close)
+        try:
+            app = build_app(url, identity, modules)
+            await stack.enter_async_context(app.open_async())
+            log.info("%s is running, %d jobs at a time", held.name, concurrency)
+            await _work(app, held, context, concurrency)
+        except (psycopg.Error, ConnectorException) as error:
+            raise DatabaseError(f"the database is lost: {first_line(error)}") from None
+
+
+async def _work(app: App, held: Role, context: Context, concurrency: int) -> None:
+    """Run jobs until a signal comes or the role is lost, which raises TallydeskError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    working = asyncio.create_task(
+        app.run_worker_async(
+            name=held.name,
+            concurrency=concurrency,
+            fetch_job_polling_interval=0.5,
+            shutdown_graceful_timeout=GRACE_SECONDS,
+            delete_jobs="successful",
+            additional_context={"context": context},
+            install_signal_handlers=False,
+            update_heartbeat_interval=HEARTBEAT_SECONDS,
+            stalled_worker_timeout=DEAD_AFTER_SECONDS,
+        )
+    )
+    told, lost = asyncio.create_task(stop.wait()), asyncio.create_task(held.lost.wait())
+    await asyncio.wait({working, told, lost}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    lost.cancel()
+    if working.done():
+        working.result()
+        raise TallydeskError(f"{held.name} stops: its queue ended by itself")
+    await _end(working, GRACE_SECONDS * 2 if not held.lost.is_set() else 1.0)
+    if held.lost.is_set():
+        raise TallydeskError(f"{held.name} stops: {held.why_lost}")
+    log.info("%s has stopped", held.name)
+
+
+async def _end(working: asyncio.Task[None], patience: float) -> None:
+    """Let the running jobs end. What they leave undone is done again: by another worker, or at the next tick."""
+    working.cancel()
+    done, _ = await asyncio.wait({working}, timeout=patience)
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("while stopping: %s", first_line(error))

@@ -1,0 +1,134 @@
+"""Markets: what an exchange trades, under which rules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trader.db import Connection, fetch_all, fetch_one
+from trader.errors import InputError
+from trader.exchange.protocol import MarketInfo
+
+# Synced by two processes at once: one after the other, in one order.
+LOCK = "SELECT FROM exchange WHERE id = %s FOR NO KEY UPDATE"
+
+ADD_ASSETS = """
+INSERT INTO asset (code) SELECT DISTINCT code FROM unnest(%(codes)s::text[]) n (code)
+ WHERE NOT EXISTS (SELECT FROM asset a WHERE a.code = n.code) ORDER BY code
+ON CONFLICT (code) DO NOTHING
+"""
+
+# Rounded as the columns will round them, else a rule with more digits would look changed each time.
+UPSERT = """
+WITH given AS (
+  SELECT n.symbol, b.id AS base_id, q.id AS quote_id, n.active, n.price_tick::numeric(38, 18) AS price_tick,
+         n.quantity_step::numeric(38, 18) AS quantity_step, n.quantity_min::numeric(38, 18) AS quantity_min,
+         n.quantity_max::numeric(38, 18) AS quantity_max, n.cost_min::numeric(38, 18) AS cost_min,
+         n.maker_fee, n.taker_fee, n.fee_side
+    FROM unnest(%(symbols)s::text[], %(bases)s::text[], %(quotes)s::text[], %(active)s::boolean[],
+                %(price_ticks)s::numeric[], %(quantity_steps)s::numeric[], %(quantity_mins)s::numeric[],
+                %(quantity_maxs)s::numeric[], %(cost_mins)s::numeric[], %(maker_fees)s::numeric[],
+                %(taker_fees)s::numeric[], %(fee_sides)s::fee_side[])
+      n (symbol, base, quote, active, price_tick, quantity_step, quantity_min, quantity_max, cost_min, maker_fee,
+         taker_fee, fee_side)
+    JOIN asset b ON b.code = n.base JOIN asset q ON q.code = n.quote
+), written AS (
+  INSERT INTO market AS m (exchange_id, symbol, base_id, quote_id, active, price_tick, quantity_step, quantity_min,
+                           quantity_max, cost_min, maker_fee, taker_fee, fee_side)
+  SELECT %(exchange)s, g.* FROM given g
+   WHERE NOT EXISTS (SELECT FROM market o WHERE o.exchange_id = %(exchange)s AND o.symbol = g.symbol
+     AND (o.active, o.price_tick, o.quantity_step, o.quantity_min, o.quantity_max, o.cost_min, o.maker_fee,
+          o.taker_fee, o.fee_side)
+      IS NOT DISTINCT FROM (g.active, g.price_tick, g.quantity_step, g.quantity_min, g.quantity_max, g.cost_min,
+          g.maker_fee, g.taker_fee, g.fee_side))
+   ORDER BY g.symbol
+  ON CONFLICT (exchange_id, symbol) DO UPDATE SET active = EXCLUDED.active, price_tick = EXCLUDED.price_tick,
+    quantity_step = EXCLUDED.quantity_step, quantity_min = EXCLUDED.quantity_min,
+    quantity_max = EXCLUDED.quantity_max, cost_min = EXCLUDED.cost_min, maker_fee = EXCLUDED.maker_fee,
+    taker_fee = EXCLUDED.taker_fee, fee_side = EXCLUDED.fee_side, synced_at = now()
+  RETURNING (xmax = 0) AS is_new
+), gone AS (
+  UPDATE market SET active = false, synced_at = now()
+   WHERE exchange_id = %(exchange)s AND active AND symbol <> ALL (%(symbols)s::text[])
+  RETURNING id
+)
+SELECT count(*) FILTER (WHERE is_new) AS added, count(*) FILTER (WHERE NOT is_new) AS changed,
+       (SELECT count(*) FROM gone) AS vanished FROM written
+"""
+
+FIND = """
+SELECT m.id, m.exchange_id, e.name AS exchange_name, m.symbol, m.active
+  FROM market m JOIN exchange e ON e.id = m.exchange_id WHERE e.name = %s AND m.symbol = %s
+"""
+
+SOME = """
+SELECT string_agg(name, ', ' ORDER BY name) AS names FROM (
+  SELECT e.name || ':' || m.symbol AS name FROM market m JOIN exchange e ON e.id = m.exchange_id
+   WHERE m.active ORDER BY e.name <> %s, m.symbol LIMIT 5) few
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """A market by its numbers and its names."""
+
+    id: int
+    exchange_id: int
+    exchange_name: str
+    symbol: str
+    active: bool
+
+    @property
+    def name(self) -> str:
+        """exchange:symbol, as people write it."""
+        return f"{self.exchange_name}:{self.symbol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What a sync of markets changed."""
+
+    added: int
+    changed: int
+    vanished: int
+    """Markets that the venue no longer lists: kept, and no longer active."""
+
+
+async def sync_markets(connection: Connection, exchange_id: int, infos: Sequence[MarketInfo]) -> Synced:
+    """Make the rows of an exchange's markets what the venue says; rows that are right already are not touched.
+
+    A market that is not among `infos` becomes inactive. `infos` must be all that the venue lists: InputError if there
+    is none, for that is an answer that was not understood.
+    """
+    if not infos:
+        raise InputError("markets: the venue lists none at all; nothing was changed")
+    async with connection.transaction():
+        await connection.execute(LOCK, [exchange_id])
+        await connection.execute(ADD_ASSETS, {"codes": [code for info in infos for code in (info.base, info.quote)]})
+        row = await fetch_one(connection, UPSERT, {"exchange": exchange_id} | _columns(infos))
+    return Synced(row.added, row.changed, row.vanished)
+
+
+def _columns(infos: Sequence[MarketInfo]) -> dict[str, list[object]]:
+    return {
+        "symbols": [info.symbol for info in infos],
+        "bases": [info.base for info in infos],
+        "quotes": [info.quote for info in infos],
+        "active": [info.active for info in infos],
+        "price_ticks": [info.price_tick for info in infos],
+        "quantity_steps": [info.quantity_step for info in infos],
+        "quantity_mins": [info.quantity_min for info in infos],
+        "quantity_maxs": [info.quantity_max for info in infos],
+        "cost_mins": [info.cost_min for info in infos],
+        "maker_fees": [info.maker_fee for info in infos],
+        "taker_fees": [info.taker_fee for info in infos],
+        "fee_sides": [info.fee_side for info in infos],
+    }
+
+
+async def find_market(connection: Connection, name: str) -> Market:
+    """The market called `exchange:symbol`. InputError that lists some if there is none."""
+    exchange, _, symbol = name.partition(":")
+    rows = await fetch_all(connection, FIND, [exchange, symbol])
+    if not rows:
+        known = (await fetch_one(connection, SOME, [exchange])).names or "none yet (tallydesk market sync)"
+        raise InputError(f"unknown market {name!r}: write exchange:symbol; there is {known}")
+    return Market(*rows[0])
