@@ -130,13 +130,11 @@ class Simulator:
         raise AssertionError(f"no such request within {patience} s; the last were {self.log()[-5:]}")
 
 
-@pytest.fixture
-def simulator(tmp_path: Path) -> Iterator[Callable[..., Simulator]]:
-    """A factory: `simulator("--speed", "60", key="k", secret="s")` starts one and gives a `Simulator`."""
+def _factory(folder: Path) -> Iterator[Callable[..., Simulator]]:
     running: list[Simulator] = []
 
     def start(*arguments: str, key: str = "test-key", secret: str = "test-secret", start: bool = True) -> Simulator:
-        venue = Simulator(tmp_path / f"simulator{len(running)}.sqlite", arguments, key, secret)
+        venue = Simulator(folder / f"simulator{len(running)}.sqlite", arguments, key, secret)
         running.append(venue)
         if start:
             venue.start()
@@ -145,3 +143,15 @@ def simulator(tmp_path: Path) -> Iterator[Callable[..., Simulator]]:
     yield start
     for venue in running:
         venue.kill()
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Iterator[Callable[..., Simulator]]:
+    """A factory: `simulator("--speed", "60", key="k", secret="s")` starts one and gives a `Simulator`."""
+    yield from _factory(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def simulator_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Simulator]]:
+    """The same factory for a venue that all tests of a module share."""
+    yield from _factory(tmp_path_factory.mktemp("simulator"))

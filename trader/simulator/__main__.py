@@ -90,6 +90,9 @@ def check_arguments(args: Namespace) -> None:
 
 async def serve(args: Namespace, venue: Venue) -> None:
     """Serve until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
     faults, log = Faults(), RequestLog()
     sockets = Sockets(venue, faults, log)
     server = Server(venue, faults, log, sockets.handle)
@@ -101,21 +104,13 @@ async def serve(args: Namespace, venue: Venue) -> None:
         source = f"synthetic data, seed {args.seed}" if market.synthetic else f"replay of {market.series.base} candles"
         print(f"{market.rules.symbol}: {source}", flush=True)
     print(f"simulator ready on http://{args.host}:{listener.getsockname()[1]}", flush=True)
-    await _run(venue, sockets, args.tick_seconds)
-    await sockets.close()
-    await runner.cleanup()
-
-
-async def _run(venue: Venue, sockets: Sockets, tick: float) -> None:
-    """Carry resting orders and streams along until a signal comes."""
-    stop = asyncio.Event()
-    for number_ in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number_, stop.set)
     while not stop.is_set():
         venue.advance()
         sockets.tick()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), tick)
+            await asyncio.wait_for(stop.wait(), args.tick_seconds)
+    await sockets.close()
+    await runner.cleanup()
 
 
 def main(argv: list[str] | None = None) -> int:
