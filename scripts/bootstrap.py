@@ -139,7 +139,7 @@ class Progress:
         """Run a command to its end under the progress line; Failed, with the end of its output, if it fails."""
         child = subprocess.Popen(
             [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=environment,
+            env=environment, close_fds=False,  # it keeps the lock: see `ensure`
         )  # fmt: skip
         assert child.stdout is not None
         try:
@@ -174,6 +174,8 @@ def ensure(environment: Environment) -> None:
         return
     with open(environment.root / ".boot.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # If this process is killed, its installer lives on for a while: the next one waits until that has ended, too.
+        os.set_inheritable(lock.fileno(), True)
         if not environment.finished():
             environment.make(getattr(sys, "_base_executable", None) or sys.executable)
 

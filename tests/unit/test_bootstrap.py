@@ -1,7 +1,13 @@
 """The parts of scripts/bootstrap.py that need no installation."""
 
+import fcntl
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -89,3 +95,39 @@ def test_the_lock_holds_hashes_and_no_addresses() -> None:
     for entry in entries.replace(" \\\n", " ").splitlines():
         assert "==" in entry.split()[0], entry
         assert "--hash=sha256:" in entry, entry
+
+
+def test_an_installer_that_outlives_its_bootstrap_keeps_the_next_one_waiting(tmp_path: Path) -> None:
+    """Else two would write into one environment."""
+    code = f"""
+import fcntl, os, sys
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+import bootstrap
+class Slow(bootstrap.Environment):
+    def finished(self): return False
+    def make(self, base):
+        with bootstrap.Progress("x", 1) as progress:
+            progress.run([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"])
+bootstrap.ensure(Slow(bootstrap.Path({str(tmp_path)!r})))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        with (tmp_path / ".boot.lock").open("a") as lock:
+            wait_for(lambda: len(descendants(parent.pid)) == 1)
+            parent.kill()
+            parent.wait()
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def descendants(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
