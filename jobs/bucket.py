@@ -16,7 +16,7 @@ MOST_WAITING = 500
 # What runs or waits already is left alone. The lock is what keeps a feed's jobs one after the other.
 DEFER_DUE = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
-SELECT %(queue)s, %(task)s, 0, d.lock, d.lock,
+SELECT %(queue)s, %(task)s::text, 0, d.lock, d.lock,
        jsonb_build_object('market_id', d.market_id, 'timeframe_id', d.timeframe_id), NULL
   FROM (SELECT f.market_id, f.timeframe_id, f.updated_at, f.status,
                format('feed:%%s:%%s', f.market_id, f.timeframe_id) AS lock
@@ -34,7 +34,7 @@ SELECT %(queue)s, %(task)s, 0, d.lock, d.lock,
  WHERE NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.lock = d.lock AND j.status = 'doing')
    AND NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.queueing_lock = d.lock AND j.status = 'todo')
  ORDER BY d.status = 'building', d.updated_at NULLS FIRST
- LIMIT greatest(0, %(most)s - (SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo' AND task_name = %(task)s))
+ LIMIT greatest(0, %(most)s - (SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo' AND task_name = %(task)s::text))
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 """
 DUE = {"queue": QUEUE, "task": TASK, "most": MOST_WAITING}
