@@ -112,6 +112,17 @@ CREATE VIEW job_status AS
     FROM procrastinate_jobs GROUP BY task_name;
 COMMENT ON VIEW job_status IS 'Jobs by task. Finished ones are pruned after a while.';
 
+CREATE VIEW role_status AS
+  SELECT r.name, r.kind, r.host,
+         EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                    AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended('role:' || r.name, 0)) AS alive,
+         date_trunc('seconds', clock_timestamp() - r.beat_at) AS since_beat, r.started_at
+    FROM role r;
+COMMENT ON VIEW role_status IS 'The processes of the desk, and which of them live.';
+COMMENT ON COLUMN role_status.alive IS 'Its advisory lock is held now.';
+COMMENT ON COLUMN role_status.since_beat IS 'How long ago it last beat; a live one beats every few seconds.';
+
 -- What is kept against the facts it is kept from. Always empty.
 CREATE VIEW invariant_violation AS
   SELECT 'balance is the sum of its ledger rows' AS rule, format('ledger account %s, asset %s', k.id, k.asset_id) AS what, b.total::text AS kept, f.total::text AS facts
