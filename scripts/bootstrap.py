@@ -62,7 +62,7 @@ class Environment:
             self.stamp.unlink(missing_ok=True)
             shutil.rmtree(self.directory, ignore_errors=True)
             progress.run([base, "-m", "venv", "--without-pip", self.directory])
-            progress.run(self.installer(base), environment=installer_environment())
+            self.install(base, progress)
             site = next(self.directory.glob("lib/python3.*/site-packages"))
             (site / "tallydesk.pth").write_text(f"{self.root}\n")  # in place of `pip install -e`: nothing is built
             progress.phase = "compiling"
@@ -70,11 +70,20 @@ class Environment:
             progress.run([self.python, "-m", "compileall", "-q", "-j", "0", site], may_fail=True)
             self.stamp.write_text(self.wanted())
 
-    def installer(self, base: str) -> list[object]:
-        """The command that installs what the lock names."""
-        checks = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", self.lock]
+    def install(self, base: str, progress: "Progress") -> None:
+        """Install what the lock names: with uv if it is here and can (it does not read pip's settings), else with pip."""
+        checks: list[object] = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", self.lock]
         if uv := shutil.which("uv"):
-            return [uv, "pip", "install", "--verbose", "--python", self.python, *checks]
+            try:
+                progress.run([uv, "pip", "install", "--verbose", "--python", self.python, *checks])
+                return
+            except Failed as error:
+                print(f"\n{error}\nuv could not do it; trying pip", file=sys.stderr)
+                progress.seen.clear()
+        progress.run(self.pip(base, checks), environment=installer_environment())
+
+    def pip(self, base: str, checks: list[object]) -> list[object]:
+        """The command that installs with pip; Failed if there is none."""
         if subprocess.run([base, "-c", "import pip"], capture_output=True, check=False).returncode == 0:
             return [base, "-m", "pip", "--python", self.python, "install", "--no-compile", *checks]
         if importlib.util.find_spec("ensurepip") and importlib.util.find_spec("ensurepip._bundled"):
@@ -128,7 +137,8 @@ class Progress:
 
     def heard(self, line: str) -> None:
         """Take note of a line of the installer: pip and uv both name a package when they turn to it."""
-        self.output.append(line)
+        if not line.startswith(("DEBUG ", "TRACE ")):
+            self.output.append(line)
         found = re.search(r"(?:^Collecting |Selecting: )([A-Za-z0-9._-]+)==", line)
         if found:
             self.seen.add(found[1].lower())
