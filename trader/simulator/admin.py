@@ -81,8 +81,8 @@ def set_clock(venue: Venue, body: Any) -> Json:
     speed, ahead = body.get("speed"), body.get("advance_seconds", 0)
     if speed is not None and not (isinstance(speed, int | float) and 0 <= speed <= 10_000_000):
         raise BadAdminError(f"speed is {speed!r}; it must be a number from 0 to 10000000")
-    if not isinstance(ahead, int | float) or not 0 <= ahead <= 10**10:
-        raise BadAdminError(f"advance_seconds is {ahead!r}; it must be a number from 0 up")
+    if not isinstance(ahead, int | float) or not 0 <= ahead <= 10**8:
+        raise BadAdminError(f"advance_seconds is {ahead!r}; it must be a number from 0 to 100000000")
     venue.set_clock(speed=speed, advance_milliseconds=int(ahead * 1000))
     return clock(venue)
 
