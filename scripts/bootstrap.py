@@ -71,15 +71,16 @@ class Environment:
             self.stamp.write_text(self.wanted())
 
     def install(self, base: str, progress: "Progress") -> None:
-        """Install what the lock names: with uv if it is here and can (it does not read pip's settings), else with pip."""
+        """Install what the lock names: with uv if it is here and can, else with pip, whose settings uv does not read."""
         checks: list[object] = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", self.lock]
         if uv := shutil.which("uv"):
             try:
                 progress.run([uv, "pip", "install", "--verbose", "--python", self.python, *checks])
-                return
             except Failed as error:
                 print(f"\n{error}\nuv could not do it; trying pip", file=sys.stderr)
                 progress.seen.clear()
+            else:
+                return
         progress.run(self.pip(base, checks), environment=installer_environment())
 
     def pip(self, base: str, checks: list[object]) -> list[object]:
