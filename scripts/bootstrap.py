@@ -71,7 +71,7 @@ class Environment:
             self.stamp.write_text(self.wanted())
 
     def install(self, base: str, progress: "Progress") -> None:
-        """Install what the lock names: with uv if it is here and can, else with pip, whose settings uv does not read."""
+        """Install what the lock names: with uv if it is here and can, else with pip (uv does not read its settings)."""
         checks: list[object] = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", self.lock]
         if uv := shutil.which("uv"):
             try:
