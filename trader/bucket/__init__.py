@@ -2,6 +2,7 @@
 
 from trader.bucket.candles import BadCandleError, Candles, check, closed, from_list
 from trader.bucket.feed import Feed, blaming, load_feed, update_feed
+from trader.bucket.file import Imported, import_file, read_file
 from trader.bucket.read import read_buckets
 from trader.bucket.timeframe import TIMEFRAMES, Timeframe, timeframe_named, timeframe_numbered
 from trader.bucket.write import Counts, bucket_ids, write_buckets
@@ -12,14 +13,17 @@ __all__ = [
     "Candles",
     "Counts",
     "Feed",
+    "Imported",
     "Timeframe",
     "blaming",
     "bucket_ids",
     "check",
     "closed",
     "from_list",
+    "import_file",
     "load_feed",
     "read_buckets",
+    "read_file",
     "timeframe_named",
     "timeframe_numbered",
     "update_feed",

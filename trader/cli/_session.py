@@ -1,0 +1,43 @@
+"""What commands share that talk to the database: settings, and a connection that is closed at the end."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from trader import config
+
+if TYPE_CHECKING:
+    from trader.db import Connection
+
+
+class Session(NamedTuple):
+    """A command's settings and its connection."""
+
+    settings: config.Settings
+    connection: "Connection"
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[Session]:
+    """Connect to the installation's database. Raises DatabaseError if it has no tables yet."""
+    from trader.db import Identity, connect, fetch_one
+    from trader.embedded import database_url
+    from trader.errors import DatabaseError
+
+    settings = config.load()
+    connection = await connect(database_url(settings), Identity("cli", "tallydesk"))
+    async with connection:
+        if not (await fetch_one(connection, "SELECT to_regclass('bucket_feed') IS NOT NULL AS yes")).yes:
+            raise DatabaseError("the database has no tables yet: run `tallydesk migrate` first")
+        yield Session(settings, connection)
+
+
+def show(title: str, columns: list[str], rows: list[list[object]]) -> None:
+    """Print a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    Console().print(table)

@@ -1,0 +1,56 @@
+"""`tallydesk market`: what exchanges trade."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from trader.cli._session import Session, session
+from trader.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def market() -> None:
+    """Markets and their rules.
+
+    Example: tallydesk market sync
+    """
+
+
+@app.command()
+def sync(
+    exchange: Annotated[str | None, typer.Option(help="Our name of one exchange; all of them if not given.")] = None,
+) -> None:
+    """Read the markets of exchanges now. (The worker does so every six hours.)
+
+    Example: tallydesk market sync --exchange binance
+    """
+    asyncio.run(_sync(exchange))
+
+
+async def _sync(wanted: str | None) -> None:
+    from trader.db import fetch_all
+
+    async with session() as opened:
+        rows = await fetch_all(opened.connection, "SELECT id, name, ccxt_id, options FROM exchange ORDER BY name")
+        names = ", ".join(row.name for row in rows) or "none yet (tallydesk account add)"
+        chosen = [row for row in rows if wanted in (None, row.name)]
+        if not chosen:
+            raise InputError(f"--exchange is {wanted!r}: there is {names}")
+        for row in chosen:
+            await _sync_one(opened, row.id, row.name, row.ccxt_id, row.options)
+
+
+async def _sync_one(opened: Session, exchange_id: int, name: str, ccxt_id: str, options: dict[str, object]) -> None:
+    from trader.account import connect_account, connect_public, load_accounts
+    from trader.market import sync_markets
+
+    accounts = [one for one in await load_accounts(opened.connection) if one.exchange_id == exchange_id]
+    client = connect_account(accounts[0], opened.settings) if accounts else connect_public(ccxt_id, options)
+    try:
+        synced = await sync_markets(opened.connection, exchange_id, await client.markets())
+    finally:
+        await client.close()
+    print(f"{name}: {synced.added} markets added, {synced.changed} changed, {synced.vanished} no longer listed")
