@@ -33,6 +33,7 @@ async def test_tickers_trades_and_candles_move(client: Any) -> None:
     while (await soon(client.watch_ticker(SYMBOL)))["last"] == first["last"]:
         pass
     assert (await soon(client.watch_bids_asks([SYMBOL])))[SYMBOL]["bid"] > 0
+    assert (await soon(client.watch_tickers()))[SYMBOL]["last"] > 0
     assert len(await soon(client.watch_trades(SYMBOL))) > 0
     candles = {candle[0]: candle for candle in await soon(client.watch_ohlcv(SYMBOL, "1m"))}
     while len(candles) < 4:

@@ -101,6 +101,7 @@ def test_a_late_but_not_too_late_request_is_served(venue: Any) -> None:
             "Order would immediately match and take.",
         ),
         ({"type": "MARKET"}, -1106, "sent when not required"),
+        ({"quoteOrderQty": "50"}, -1106, "Parameter 'quoteOrderQty' sent when not required."),
         ({"type": "MARKET", "timeInForce": "", "price": "", "quoteOrderQty": "50"}, -1128, "Combination"),
     ],
 )

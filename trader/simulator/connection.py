@@ -20,7 +20,7 @@ class Connection:
         self.socket = socket
         self._faults = faults
         self._queue: asyncio.Queue[str | None] = asyncio.Queue(_LARGEST_QUEUE)
-        self._held: Json | None = None
+        self._held: Json | list[Json] | None = None
 
     async def write(self) -> None:
         """Send what is queued until the connection is to be closed."""
@@ -29,7 +29,7 @@ class Connection:
                 await self.socket.send_str(message)
         await self.socket.close()
 
-    def answer(self, message: Json) -> None:
+    def answer(self, message: Json | list[Json]) -> None:
         """Queue an answer; no fault touches it. A client too slow to read is cut off."""
         try:
             self._queue.put_nowait(json.dumps(message))
@@ -42,7 +42,7 @@ class Connection:
             self._queue.get_nowait()
         self._queue.put_nowait(None)
 
-    def event(self, message: Json, facts: dict[str, Any]) -> None:
+    def event(self, message: Json | list[Json], facts: dict[str, Any]) -> None:
         """Queue an event, unless a fault loses it, doubles it, holds it back, or closes the connection."""
         rule = self._faults.take({name: str(value) for name, value in facts.items()}, socket=True)
         fault = None if rule is None else rule.fault

@@ -94,13 +94,16 @@ def read_ticket(params: Params) -> Ticket:
         force = params.one_of("timeInForce", -1115, "Invalid timeInForce.", ("GTC", "IOC", "FOK"))
     elif params.get("timeInForce"):
         raise VenueError(-1106, "Parameter 'timeInForce' sent when not required.")
+    if kind != "MARKET" and params.get("quoteOrderQty"):
+        raise VenueError(-1106, "Parameter 'quoteOrderQty' sent when not required.")
     if kind != "MARKET":
         params.need("quantity")
         params.need("price")
     elif params.get("price"):
         raise VenueError(-1106, "Parameter 'price' sent when not required.")
-    elif bool(params.get("quantity")) == bool(params.get("quoteOrderQty")):
-        params.need("quantity") if not params.get("quantity") else None
+    elif not params.get("quoteOrderQty"):
+        params.need("quantity")
+    elif params.get("quantity"):
         raise VenueError(-1128, "Combination of optional parameters invalid.")
     return Ticket(
         client_order_id=params.client_id("newClientOrderId") or secrets.token_urlsafe(16).replace("-", "x"),

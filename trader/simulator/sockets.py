@@ -14,7 +14,7 @@ from trader.simulator.faults import Faults
 from trader.simulator.matching import Balance, Change
 from trader.simulator.request_log import RequestLog
 from trader.simulator.rules import VenueError
-from trader.simulator.streams import Stream
+from trader.simulator.streams import AllTickers, Stream, open_stream
 from trader.simulator.venue import Venue
 from trader.simulator.wire import Json, Params
 
@@ -50,7 +50,7 @@ class Sockets:
         self._venue = venue
         self._faults = faults
         self._log = log
-        self._streams: dict[Connection, dict[str, Stream]] = {}
+        self._streams: dict[Connection, dict[str, Stream | AllTickers]] = {}
         self._users: dict[Connection, str] = {}
         self._open: set[Connection] = set()
         venue.listeners.append(self._on_change)
@@ -81,8 +81,7 @@ class Sockets:
         for connection, streams in self._streams.items():
             for stream in streams.values():
                 for event in stream.next():
-                    facts = {"event": event.get("e", "bookTicker"), "symbol": event["s"], "endpoint": "public"}
-                    connection.event(event, facts)
+                    connection.event(event, _public_facts(event))
 
     async def close(self) -> None:
         """Close every connection, as a venue does that goes down for maintenance."""
@@ -98,7 +97,7 @@ class Sockets:
         method, names = request.get("method"), request.get("params", [])
         streams = self._streams.setdefault(connection, {})
         if method == "SUBSCRIBE":
-            streams.update({name: Stream(self._venue, name) for name in names})
+            streams.update({name: open_stream(self._venue, name) for name in names})
         elif method == "UNSUBSCRIBE":
             for name in names:
                 streams.pop(name, None)
@@ -161,6 +160,11 @@ class Sockets:
     def _tell(self, connection: Connection, key: str, event: Json, facts: dict[str, Any]) -> None:
         known = {**facts, "event": event["e"], "key": key, "endpoint": "user"}
         connection.event({"subscriptionId": 0, "event": event}, known)
+
+
+def _public_facts(event: Json | list[Json]) -> Json:
+    first = event[0] if isinstance(event, list) else event
+    return {"event": first.get("e", "bookTicker"), "symbol": first["s"], "endpoint": "public"}
 
 
 def _answer(connection: Connection, text: str, serve: Callable[[Connection, Json], Json]) -> None:

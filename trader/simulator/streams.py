@@ -8,7 +8,6 @@ from trader.simulator.decimals import ZERO, text
 from trader.simulator.public import ticker_json
 from trader.simulator.replay import Row
 from trader.simulator.rules import VenueError
-from trader.simulator.timeframe import TIMEFRAMES
 from trader.simulator.venue import Market, Venue
 from trader.simulator.wire import Json
 
@@ -80,10 +79,8 @@ class Stream:
     def _klines(self) -> list[Json]:
         """Every candle that closed since the last look, then the open one if it moved."""
         now = self._venue.now()
-        start = self._shown[0] if self._shown else now - TIMEFRAMES[self._timeframe]
-        rows = self._market.series.klines(self._timeframe, now, start, None, _MOST_CANDLES)
-        if not self._shown:
-            rows = rows[-1:]
+        start, most = (self._shown[0], _MOST_CANDLES) if self._shown else (None, 1)
+        rows = self._market.series.klines(self._timeframe, now, start, None, most)
         if not rows or rows[-1] == self._shown:
             return []
         self._shown = rows[-1]
@@ -115,6 +112,27 @@ class Stream:
                 "a": _changes(between, book, "asks"),
             }
         ]
+
+
+class AllTickers:
+    """Every market's ticker in one event, once a second: !ticker@arr and !miniTicker@arr."""
+
+    def __init__(self, venue: Venue, name: str) -> None:
+        self._venue = venue
+        self._make = {"!ticker@arr": _ticker, "!miniTicker@arr": _mini_ticker}[name]
+        self._sent = 0
+
+    def next(self) -> list[list[Json]]:
+        now = self._venue.wall()
+        if now - self._sent < _HEARTBEAT:
+            return []
+        self._sent = now
+        return [[self._make(self._venue, market) for market in self._venue.markets.values()]]
+
+
+def open_stream(venue: Venue, name: str) -> Stream | AllTickers:
+    """The stream of that name (VenueError if the simulator has none)."""
+    return AllTickers(venue, name) if name in ("!ticker@arr", "!miniTicker@arr") else Stream(venue, name)
 
 
 def _changes(old: list[Book], new: Book, side: str) -> list[list[str]]:
