@@ -11,7 +11,7 @@ Known = TypeVar("Known")
 LEAST = Decimal("1e-18")
 """The finest amount that the database keeps."""
 QUOTE_STEP = Decimal("1e-8")
-"""Venues take quote amounts with at most eight decimals."""
+"""Venues take quote amounts with at most eight decimals; with a price tick, ccxt cuts them to that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _size_buy(
         if spend <= 0:
             return Denial(f"the allowance is used up: {plain(free)} {rules.quote} free")
     if intent.type == "market" and intent.quantity is None:
-        spend = floor_to(_known(spend), QUOTE_STEP)
+        spend = floor_to(_known(spend), rules.price_tick or QUOTE_STEP)
         if problem := _below_minimum_cost(spend, rules):
             return problem
         return _reserve(Placement(None, spend, None, rules.quote_id, ceil(spend * (1 + fee))), rules.quote, free)

@@ -1,0 +1,44 @@
+"""`tallydesk status`: how things are, on one screen."""
+
+import typer
+
+from trader import config
+
+app = typer.Typer(add_completion=False)
+
+ROLES = "SELECT name, alive, since_beat FROM role_status ORDER BY name"
+ACCOUNTS = """SELECT a.name AS account, e.name AS exchange, a.mode::text AS mode, NOT a.halted AS sending, a.halt_reason
+  FROM account a JOIN exchange e ON e.id = a.exchange_id ORDER BY a.name"""
+ORDERS = 'SELECT status::text, count(*) AS orders FROM "order" GROUP BY status ORDER BY status'
+IN_DOUBT = "SELECT id, strategy, market, held, held_asset, age, reason FROM order_in_doubt ORDER BY id LIMIT 20"
+FEEDS = """SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe, f.enabled, f.status::text, f.newest,
+  f.last_error
+  FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
+  JOIN timeframe t ON t.id = f.timeframe_id ORDER BY 1, t.id LIMIT 20"""
+STRATEGIES = """SELECT p.strategy, s.enabled, p.unit, round(p.equity, 2) AS equity, round(p.profit, 2) AS profit,
+  p.return_percent, p.trades, s.error FROM performance p JOIN strategy s ON s.name = p.strategy ORDER BY 1 LIMIT 20"""
+INCIDENTS = """SELECT at::timestamptz(0), severity::text, kind, message FROM incident
+  WHERE resolved_at IS NULL ORDER BY at DESC LIMIT 10"""
+
+
+@app.command()
+def status() -> None:
+    """Show processes, accounts, strategies, orders, candle feeds and open incidents.
+
+    Example: tallydesk status
+    """
+    import psycopg
+    from rich.console import Console
+
+    from trader.cli._screen import show
+    from trader.embedded import database_url
+
+    console = Console()
+    with psycopg.connect(database_url(config.load()), autocommit=True, application_name="status") as connection:
+        show(console, connection, "Processes", ROLES, "none was ever started: tallydesk up")
+        show(console, connection, "Accounts", ACCOUNTS, "none yet: tallydesk account add")
+        show(console, connection, "Strategies", STRATEGIES, "none yet: tallydesk strategy add")
+        show(console, connection, "Orders", ORDERS)
+        show(console, connection, "In doubt", IN_DOUBT)
+        show(console, connection, "Candle feeds", FEEDS)
+        show(console, connection, "Open incidents", INCIDENTS)
