@@ -139,6 +139,8 @@ def test_what_is_not_there_is_said_so(venue: Any) -> None:
     assert send(venue, "DELETE", "/api/v3/order", absent)[1] == {"code": -2011, "msg": "Unknown order sent."}
     assert send(venue, "GET", "/api/v3/order", {"symbol": "BTCUSDT"})[1]["code"] == -1102
     assert send(venue, "GET", "/api/v3/nothing", {})[0] == 404
+    for wrong in (2**63, "1.5", "-1", "٣"):
+        assert send(venue, "GET", "/api/v3/order", {"symbol": "BTCUSDT", "orderId": wrong})[1]["code"] == -1100
     assert send(venue, "GET", "/api/v3/klines", {"symbol": "BTCUSDT", "interval": "7m"})[1]["code"] == -1120
 
 

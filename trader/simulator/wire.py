@@ -10,7 +10,8 @@ from trader.simulator.decimals import ZERO, text
 from trader.simulator.matching import Change, Fill, Order
 from trader.simulator.rules import CLIENT_ID, Rules, VenueError
 
-_NUMBER = re.compile(r"\d{1,20}(\.\d{1,20})?")
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+_INTEGER = re.compile(r"[0-9]{1,19}")
 _NUMBER_RANGE = "^([0-9]{1,20})(\\.[0-9]{1,20})?$"
 Json = dict[str, Any]
 
@@ -34,7 +35,7 @@ class Params:
         value = self.get(name)
         if value is None:
             return None
-        if not value.isdecimal() or len(value) > 19:
+        if not _INTEGER.fullmatch(value) or int(value) >= 2**63:
             raise VenueError(
                 -1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'."
             )
