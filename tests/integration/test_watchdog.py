@@ -53,6 +53,8 @@ def settings(
     program = tmp_path / "project" / "trader" / "cli" / "main.py"
     program.parent.mkdir(parents=True)
     program.write_text(STAND_IN)
+    for package in (program.parent, program.parent.parent):  # without these, an installed `trader` would come first
+        (package / "__init__.py").touch()
     monkeypatch.setenv("DATABASE_URL", database)
     home = tmp_path / "home"
     yield Settings(home=home, project=tmp_path / "project", database_url=database, roles=(SCHEDULER,))
