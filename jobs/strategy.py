@@ -150,7 +150,7 @@ def register(app: App) -> None:
             await run(connection, strategy_id)
 
     @app.task(name=SWEEP, pass_context=True)
-    async def strategy_sweep(job: JobContext, timestamp: int | None = None) -> None:
+    async def strategy_sweep(job: JobContext) -> None:
         async with context_of(job).pool.connection() as connection:
             await sweep(connection)
 

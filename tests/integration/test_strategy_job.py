@@ -11,9 +11,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from jobs.app import build_app
+import jobs.strategy
+from jobs.app import Context, build_app, defer_in
 from jobs.strategy import RUN, SWEEP, defer_run, register, run, sweep
-from trader.db import Connection, Identity, connect, fetch_all, fetch_one
+from trader.config import Settings
+from trader.db import Connection, Identity, connect, fetch_all, fetch_one, open_pool
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -115,6 +117,15 @@ async def candles(connection: Connection, *closes: float, first: datetime = STAR
                VALUES (1, 60, %s, %s, %s, %s, %s, 1, 'imported')""",
             [(first + i * HOUR, c, c, c, c) for i, c in enumerate(closes)],
         )
+
+
+async def feed(connection: Connection) -> None:
+    """The candles are up to date, as far as the desk knows."""
+    await connection.execute(
+        """INSERT INTO bucket_feed (market_id, timeframe_id, collect_since, status, newest)
+           VALUES (1, 60, %s, 'full', %s)""",
+        [START, START + HOUR],
+    )
 
 
 async def orders(connection: Connection) -> list[Any]:
@@ -332,11 +343,7 @@ async def test_the_sweep_queues_whoever_has_a_candle_to_decide_on(connection: Co
     for name in ("decided", "off", "busy"):
         await add(connection, name=name)
     await candles(connection, 90, 110)
-    await connection.execute(
-        """INSERT INTO bucket_feed (market_id, timeframe_id, collect_since, status, newest)
-           VALUES (1, 60, %s, 'full', %s)""",
-        [START, START + HOUR],
-    )
+    await feed(connection)
     await connection.execute("UPDATE strategy SET enabled = false WHERE name = 'off'")
     await connection.execute("UPDATE strategy SET last_bucket = %s WHERE name = 'decided'", [START + HOUR])
     await connection.execute(
@@ -351,6 +358,24 @@ async def test_the_sweep_queues_whoever_has_a_candle_to_decide_on(connection: Co
     await connection.execute("DELETE FROM procrastinate_jobs")
     await connection.execute("UPDATE bucket_feed SET status = 'building'")
     assert await sweep(connection) == 0
+
+
+async def test_a_worker_runs_what_was_queued(connection: Connection, database: str, tmp_path: Path) -> None:
+    strategy = await add(connection)
+    await candles(connection, 90, 110)
+    await feed(connection)
+    await defer_in(connection, SWEEP)
+    settings = Settings(home=tmp_path, project=tmp_path)
+    async with open_pool(database, WORKER, 2) as pool, build_app(database, WORKER, [jobs.strategy]).open_async() as app:
+        for _ in (SWEEP, RUN):
+            await app.run_worker_async(
+                wait=False, install_signal_handlers=False, additional_context={"context": Context(settings, pool)}
+            )
+    done = await fetch_all(connection, "SELECT task_name, status::text FROM procrastinate_jobs ORDER BY id")
+    assert done == [(SWEEP, "succeeded"), (RUN, "succeeded")]
+    assert [(row.side, row.bucket_time) for row in await orders(connection)] == [("buy", START + HOUR)]
+    assert (await state(connection)).last_bucket == START + HOUR
+    assert strategy == 1
 
 
 async def test_a_lost_database_is_no_fault_of_the_strategy(connection: Connection, database: str) -> None:

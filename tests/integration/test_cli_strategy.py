@@ -1,0 +1,116 @@
+"""`tallydesk strategy`, as a process, on a real database."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import typer
+
+from trader.cli.strategy import app
+from trader.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+SMA = ("--class", "strategies.sma_cross:SmaCross", "--market", "binance:BTC/USDT", "--timeframe", "1h")
+
+SETUP = """
+INSERT INTO exchange (name, ccxt_id) VALUES ('binance', 'binance');
+INSERT INTO asset (code) VALUES ('USDT'), ('BTC');
+INSERT INTO account (name, exchange_id, mode) VALUES ('main', 1, 'simulator');
+INSERT INTO market (exchange_id, symbol, base_id, quote_id) VALUES (1, 'BTC/USDT', 2, 1);
+"""
+
+Tallydesk = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def strategy(database: str, connection: psycopg.Connection[Any], tmp_path: Path) -> Tallydesk:
+    connection.execute(SETUP)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TALLYDESK_")}
+    environment = {**clean, "DATABASE_URL": database, "TALLYDESK_HOME": str(tmp_path), "TERM": "dumb", "COLUMNS": "300"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "trader.cli.main", "strategy", *arguments],
+            capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=60,
+        )  # fmt: skip
+
+    return run
+
+
+def test_add_list_and_switch(strategy: Tallydesk, connection: psycopg.Connection[Any]) -> None:
+    added = strategy(
+        "add", "sma", "--account", "main", *SMA, "--params", '{"fast":5,"slow":20}', "--stake", "12.5", "--stake-unit",
+        "%", "--unit", "USDT", "--allowance-unit", "%",
+    )  # fmt: skip
+    assert added.returncode == 0, added.stderr
+    assert "no row of bucket_feed" in added.stdout
+    row = connection.execute(
+        """SELECT class, params, stake, stake_unit, unit_id, allowance_unit, market_id, timeframe_id, enabled
+             FROM strategy"""
+    ).fetchone()
+    assert row == ("strategies.sma_cross:SmaCross", {"fast": 5, "slow": 20}, 12.5, "%", 1, "%", 1, 60, True)
+
+    assert strategy("disable", "sma").stdout == "sma is disabled\n"
+    assert connection.execute("SELECT enabled FROM strategy").fetchone() == (False,)
+    connection.execute("UPDATE strategy SET error = 'KeyError: [oops]', signal = 1")
+    listed = strategy("list").stdout
+    for text in ("sma", "main", "SmaCross", "binance:BTC/USDT 1h", '{"fast": 5, "slow": 20}', "12.5 %", "[oops]"):
+        assert text in listed
+    assert strategy("enable", "sma").stdout == "sma is enabled\n"
+    assert connection.execute("SELECT enabled FROM strategy").fetchone() == (True,)
+
+
+def test_the_deposit_that_add_proposes_works(strategy: Tallydesk, connection: psycopg.Connection[Any]) -> None:
+    shown = strategy("add", "hand", "--account", "main", "--unit", "USDT").stdout
+    connection.execute(shown.split('"')[1].encode())
+    assert connection.execute("SELECT deposits FROM performance").fetchone() == (100,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--account", "mian", *SMA), ['unknown account "mian"', "main"]),
+        (("--account", "main", *SMA[:3], "binance:X/EUR", *SMA[4:]), ['market "binance:X/EUR"', "binance:BTC/USDT"]),
+        (("--account", "main", *SMA[:5], "1hour"), ['unknown timeframe "1hour"', "1m, 3m", "1h"]),
+        (("--account", "main", *SMA, "--unit", "EUR"), ['unknown unit "EUR"', "BTC, USDT"]),
+        (("--account", "main", *SMA[:4]), ["--timeframe"]),
+        (("--account", "main"), ["--unit"]),
+        (("--account", "main", "--unit", "USDT", "--params", '{"fast": 1}'), ["--class"]),
+        (("--account", "main", *SMA, "--params", "{fast: 5}"), ["{fast: 5}", "JSON"]),
+        (("--account", "main", *SMA, "--params", "[5]"), ["a JSON object is needed"]),
+        (("--account", "main", *SMA, "--params", '{"fats": 5}'), ['unknown parameter "fats"', "fast, slow"]),
+        (("--account", "main", *SMA, "--params", '{"fast": 200}'), ["fast must be smaller than slow"]),
+        (("--account", "main", "--class", "strategies.nope:X", *SMA[2:]), ["momentum, sma_cross"]),
+        (("--account", "main", *SMA, "--stake", "NaN"), ["--stake is 'NaN'"]),
+        (("--account", "main", *SMA, "--stake", "0"), ["--stake is '0'"]),
+        (("--account", "main", *SMA, "--stake", "101"), ["a stake in percent is at most 100"]),
+        (("--account", "main", *SMA, "--stake-unit", "EUR"), ['stake_unit "EUR"']),
+        (("--account", "main", *SMA, "--allowance-unit", "EUR"), ['allowance_unit "EUR"']),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_and_nothing_is_written(
+    database: str,
+    connection: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: list[str],
+) -> None:
+    connection.execute(SETUP)
+    monkeypatch.setenv("DATABASE_URL", database)
+    with pytest.raises(InputError) as caught:
+        typer.main.get_command(app).main(["add", "new", *arguments], standalone_mode=False)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert connection.execute("SELECT FROM strategy").rowcount == 0
+
+
+def test_names_are_unique_and_known(strategy: Tallydesk) -> None:
+    assert 'unknown strategy "sma": there is none yet (tallydesk strategy add)' in strategy("enable", "sma").stderr
+    assert strategy("add", "sma", "--account", "main", *SMA).returncode == 0
+    assert 'strategy "sma" exists already' in strategy("add", "sma", "--account", "main", *SMA).stderr
+    unknown = strategy("disable", "sam")
+    assert (unknown.returncode, unknown.stderr) == (1, 'tallydesk: unknown strategy "sam": there is sma\n')

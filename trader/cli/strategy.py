@@ -1,0 +1,227 @@
+"""`tallydesk strategy`: add, list and switch strategies."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, LiteralString, TypeVar
+
+import typer
+
+from trader import config
+from trader.errors import InputError
+
+if TYPE_CHECKING:
+    from trader.db import Connection
+
+app = typer.Typer(no_args_is_help=True)
+Result = TypeVar("Result")
+MOST_SHOWN = 20
+
+ACCOUNTS = "SELECT id, name FROM account ORDER BY name"
+ASSETS = "SELECT id, code AS name FROM asset ORDER BY code"
+TIMEFRAMES = "SELECT id, name FROM timeframe ORDER BY span"
+STRATEGIES = "SELECT id, name FROM strategy ORDER BY name"
+MARKETS = """
+SELECT m.id, e.name || ':' || m.symbol AS name FROM market m JOIN exchange e ON e.id = m.exchange_id ORDER BY name
+"""
+
+ADD = """
+INSERT INTO strategy (name, account_id, unit_id, allowance_unit, stake, stake_unit, class, market_id, timeframe_id,
+                      params)
+VALUES (%(name)s, %(account)s, %(unit)s, %(allowance_unit)s, %(stake)s, %(stake_unit)s, %(class)s, %(market)s,
+        %(timeframe)s, %(params)s)
+RETURNING name, (SELECT code FROM asset WHERE asset.id = unit_id) AS unit, EXISTS (SELECT FROM bucket_feed f
+  WHERE (f.market_id, f.timeframe_id) = (strategy.market_id, strategy.timeframe_id) AND f.enabled) AS fed
+"""
+
+LIST = """
+SELECT s.name, a.name AS account, coalesce(s.class, 'by hand') AS path, e.name || ':' || m.symbol AS market,
+       t.name AS timeframe, s.params, trim_scale(s.stake) || ' ' || s.stake_unit AS stake, s.enabled, s.signal,
+       s.last_bucket, s.error
+  FROM strategy s
+  JOIN account a ON a.id = s.account_id
+  LEFT JOIN market m ON m.id = s.market_id
+  LEFT JOIN exchange e ON e.id = m.exchange_id
+  LEFT JOIN timeframe t ON t.id = s.timeframe_id
+ ORDER BY s.name
+"""
+
+SWITCH = "UPDATE strategy SET enabled = %s WHERE name = %s"
+
+
+@app.callback()
+def strategy() -> None:
+    """Strategies: what trades, on what, with how much.
+
+    Example: tallydesk strategy list
+    """
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What to call it; no spaces.")],
+    account: Annotated[str, typer.Option(help="The account that it trades on.")],
+    class_: Annotated[str | None, typer.Option("--class", help="module:Class; without it, orders are by hand.")] = None,
+    market: Annotated[str | None, typer.Option(help="exchange:symbol, as in binance:BTC/USDT.")] = None,
+    timeframe: Annotated[str | None, typer.Option(help="The length of its candles, as in 1h.")] = None,
+    params: Annotated[str, typer.Option(help="Values for the class's parameters, as a JSON object.")] = "{}",
+    stake: Annotated[str, typer.Option(help="What an entry spends: see --stake-unit.")] = "100",
+    stake_unit: Annotated[str, typer.Option(help="% of the free allowance, or the market's quote asset.")] = "%",
+    unit: Annotated[str | None, typer.Option(help="Asset in which its profit is told; else the quote asset.")] = None,
+    allowance_unit: Annotated[str | None, typer.Option(help="% of its equity, or an asset; else --unit.")] = None,
+) -> None:
+    """Add a strategy. It is enabled, and spends what is deposited to it.
+
+    Example: tallydesk strategy add sma --account main --class strategies.sma_cross:SmaCross
+    --market binance:BTC/USDT --timeframe 1h --params '{"fast": 5, "slow": 20}' --stake 50 --stake-unit % --unit USDT
+    """
+    given = _check_class(class_, params, market, timeframe)
+    values = {
+        "name": name,
+        "allowance_unit": allowance_unit,
+        "stake": _amount(stake),
+        "stake_unit": stake_unit,
+        "class": class_,
+    }
+    row = _run(lambda connection: _add(connection, values, given, account, market, timeframe, unit))
+    print(f'added {row.name}; deposit with: tallydesk psql -c "insert into orders (strategy, type, asset, quantity)')
+    print(f"  values ('{row.name}', 'deposit', '{row.unit}', 100)\"")
+    if class_ and not row.fed:
+        print(f"no row of bucket_feed keeps the {timeframe} candles of {market} up to date yet: it waits for one")
+
+
+@app.command("list")
+def list_() -> None:
+    """Show the strategies with what they last wanted and why they last failed.
+
+    Example: tallydesk strategy list
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from trader.db import fetch_all
+
+    table = Table("name", "account", "class", "market", "params", "stake", "enabled", "signal", "last candle", "error")
+    for row in _run(lambda connection: fetch_all(connection, LIST)):
+        where = f"{row.market or ''} {row.timeframe or ''}".strip()
+        last = f"{row.last_bucket:%Y-%m-%d %H:%M}" if row.last_bucket else ""
+        signal = "" if row.signal is None else f"{row.signal:g}"
+        what = (row.name, row.account, row.path, where, json.dumps(row.params), row.stake)
+        table.add_row(*map(escape, what), "yes" if row.enabled else "no", signal, last, escape(row.error or ""))
+    Console().print(table)
+
+
+@app.command()
+def enable(name: Annotated[str, typer.Argument(help="The strategy.")]) -> None:
+    """Let a strategy run, and its queued orders be sent.
+
+    Example: tallydesk strategy enable sma
+    """
+    _run(lambda connection: _switch(connection, name, to=True))
+    print(f"{name} is enabled")
+
+
+@app.command()
+def disable(name: Annotated[str, typer.Argument(help="The strategy.")]) -> None:
+    """Stop running a strategy; its queued orders wait. What it holds stays, and open orders stay open.
+
+    Example: tallydesk strategy disable sma
+    """
+    _run(lambda connection: _switch(connection, name, to=False))
+    print(f"{name} is disabled")
+
+
+def _check_class(class_: str | None, params: str, market: str | None, timeframe: str | None) -> dict[str, Any]:
+    """The parameters, once they suit the class; InputError if something does not fit."""
+    try:
+        given = json.loads(params)
+    except ValueError as error:
+        raise InputError(f"--params is {params!r}: no JSON ({error}); write it as '{{\"fast\": 5}}'") from None
+    if not isinstance(given, dict):
+        raise InputError(f"--params is {params!r}: a JSON object is needed, such as '{{\"fast\": 5}}'")
+    if class_ is None:
+        if given:
+            raise InputError("--params says what a class does: name one with --class module:Class")
+        return given
+    if market is None or timeframe is None:
+        raise InputError("a class decides on candles: name them with --market and --timeframe")
+
+    from trader.strategy import load
+
+    load(class_, given)
+    return given
+
+
+def _amount(text: str) -> str:
+    """A finite number above zero, as it was written."""
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value <= 0:
+        raise InputError(f"--stake is {text!r}: a number above zero is needed")
+    return text
+
+
+def _run(work: Callable[["Connection"], Coroutine[Any, Any, Result]]) -> Result:
+    """Do something with a connection to the database."""
+    from trader.db import Identity, connect
+    from trader.embedded import database_url
+
+    async def connected() -> Result:
+        connection = await connect(database_url(config.load()), Identity("cli", "tallydesk strategy"))
+        async with connection:
+            return await work(connection)
+
+    return asyncio.run(connected())
+
+
+async def _add(
+    connection: "Connection",
+    values: dict[str, Any],
+    params: dict[str, Any],
+    account: str,
+    market: str | None,
+    timeframe: str | None,
+    unit: str | None,
+) -> Any:
+    import psycopg
+    from psycopg.types.json import Jsonb
+
+    from trader.db import fetch_one, first_line
+
+    if market is None and unit is None:
+        raise InputError("without a market there is no quote asset to take: name its unit with --unit")
+    named = {
+        "account": await _find(connection, "account", account, ACCOUNTS, "tallydesk account add"),
+        "market": market and await _find(connection, "market", market, MARKETS, "tallydesk market sync"),
+        "timeframe": timeframe and await _find(connection, "timeframe", timeframe, TIMEFRAMES, "tallydesk migrate"),
+        "unit": unit and await _find(connection, "unit", unit, ASSETS, "tallydesk market sync"),
+        "params": Jsonb(params),
+    }
+    try:
+        return await fetch_one(connection, ADD, values | named)
+    except psycopg.errors.UniqueViolation:
+        raise InputError(f'strategy "{values["name"]}" exists already') from None
+    except (psycopg.IntegrityError, psycopg.DataError) as error:
+        rule = (error.diag.constraint_name or "").replace("_", " ")
+        raise InputError(f'strategy "{values["name"]}" is refused: {rule or first_line(error)}') from None
+
+
+async def _find(connection: "Connection", what: str, name: str, statement: LiteralString, source: str) -> int:
+    """The number of what is called `name`; InputError lists what there is."""
+    from trader.db import fetch_all
+
+    known = {row.name: row.id for row in await fetch_all(connection, statement)}
+    if name in known:
+        return int(known[name])
+    shown = ", ".join(list(known)[:MOST_SHOWN]) + (", ..." if len(known) > MOST_SHOWN else "")
+    raise InputError(f'unknown {what} "{name}": there is {shown or f"none yet ({source})"}')
+
+
+async def _switch(connection: "Connection", name: str, *, to: bool) -> None:
+    await _find(connection, "strategy", name, STRATEGIES, "tallydesk strategy add")
+    await connection.execute(SWITCH, [to, name])
