@@ -1,9 +1,12 @@
 """Tables on the terminal: rows of a view, as psql would show them, but narrower."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -18,17 +21,23 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     return made
 
 
-def show(console: Console, connection: Any, title: str, statement: str, empty: str = "(none)") -> None:
-    """Run a statement and print its rows under a title."""
+def show(
+    console: Console, connection: Any, title: str, statement: str, *, empty: str = "(none)", expanded: bool = False
+) -> None:
+    """Run a statement and print its rows under a title; expanded: one row of the result a column."""
     cursor = connection.execute(statement)
     rows = cursor.fetchall()
     columns = [column.name for column in cursor.description]
-    console.print(table(title, columns, rows) if rows else f"[bold]{title}[/bold] [dim]{empty}[/dim]")
+    if not rows:
+        console.print(f"[bold]{title}[/bold] [dim]{empty}[/dim]")
+    elif expanded:
+        turned = [[columns[position], *(row[position] for row in rows)] for position in range(1, len(columns))]
+        console.print(table(title, [columns[0], *(str(row[0]) for row in rows)], turned))
+    else:
+        console.print(table(title, columns, rows))
 
 
 def _is_number(value: Any) -> bool:
-    from decimal import Decimal
-
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
@@ -37,6 +46,9 @@ def _text(value: Any) -> str:
         return "[dim]·[/dim]"
     if isinstance(value, bool):
         return "[green]yes[/green]" if value else "[red]no[/red]"
-    from rich.markup import escape
-
+    if isinstance(value, Decimal):
+        text = format(value, "f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     return escape(str(value))

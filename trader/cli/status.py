@@ -35,9 +35,9 @@ def status() -> None:
 
     console = Console()
     with psycopg.connect(database_url(config.load()), autocommit=True, application_name="status") as connection:
-        show(console, connection, "Processes", ROLES, "none was ever started: tallydesk up")
-        show(console, connection, "Accounts", ACCOUNTS, "none yet: tallydesk account add")
-        show(console, connection, "Strategies", STRATEGIES, "none yet: tallydesk strategy add")
+        show(console, connection, "Processes", ROLES, empty="none was ever started: tallydesk up")
+        show(console, connection, "Accounts", ACCOUNTS, empty="none yet: tallydesk account add")
+        show(console, connection, "Strategies", STRATEGIES, empty="none yet: tallydesk strategy add")
         show(console, connection, "Orders", ORDERS)
         show(console, connection, "In doubt", IN_DOUBT)
         show(console, connection, "Candle feeds", FEEDS)
