@@ -23,6 +23,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION only_from_triggers IS 'Trigger: this table follows other rows and is written by their triggers alone.';
 
+CREATE FUNCTION only_from_processes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF process() = '' AND pg_trigger_depth() < 2 THEN
+    RAISE EXCEPTION '% on "%" is refused: %', TG_OP, TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = 'restrict_violation';
+  END IF;
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION only_from_processes IS 'Trigger: this table is written by Tallydesk''s processes, never by a person.';
+
 CREATE FUNCTION process() RETURNS text LANGUAGE sql STABLE AS $$
   SELECT coalesce(current_setting('tallydesk.process', true), '') $$;
 COMMENT ON FUNCTION process IS 'Which Tallydesk process this connection belongs to (trader, worker, ...); empty for a person.';
@@ -33,6 +42,7 @@ CREATE TABLE asset (
 );
 COMMENT ON TABLE asset IS 'Something that can be owned: a currency, a coin, a token. Filled by the market sync.';
 COMMENT ON COLUMN asset.code IS 'The name that ccxt uses: BTC, USDT.';
+CREATE TRIGGER fixed BEFORE UPDATE ON asset FOR EACH STATEMENT EXECUTE FUNCTION refuse('the books name it; insert another asset');
 
 CREATE TABLE exchange (
   id          smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -42,7 +52,7 @@ CREATE TABLE exchange (
   options     jsonb NOT NULL DEFAULT '{}' CONSTRAINT options_is_an_object CHECK (jsonb_typeof(options) = 'object'),
   created_at  timestamptz NOT NULL DEFAULT now(),
   CONSTRAINT options_hold_no_secret_put_it_in_the_environment CHECK (NOT jsonb_path_exists(options,
-    '$.** ? (@.type() == "object").keyvalue() ? (@.key like_regex "^(api_?key|secret|password|private_?key|token|login|twofa)$" flag "i")'))
+    '$.** ? (@.type() == "object").keyvalue() ? (@.key like_regex "(secret|passw|pass_?phrase|api[-_]?key|private[-_]?key|access[-_]?token|authorization)|^(token|login|twofa)$" flag "i")'))
 );
 COMMENT ON TABLE exchange IS 'A venue as this desk reaches it.';
 COMMENT ON COLUMN exchange.name IS 'Our name for it; the part before the colon in binance:BTC/USDT.';
@@ -67,7 +77,7 @@ CREATE TABLE account (
     CONSTRAINT price_margin_is_between_0_and_1 CHECK (price_margin >= 0 AND price_margin <= 1),
   created_at      timestamptz NOT NULL DEFAULT now(),
   CONSTRAINT options_hold_no_secret_put_it_in_the_environment CHECK (NOT jsonb_path_exists(options,
-    '$.** ? (@.type() == "object").keyvalue() ? (@.key like_regex "^(api_?key|secret|password|private_?key|token|login|twofa)$" flag "i")'))
+    '$.** ? (@.type() == "object").keyvalue() ? (@.key like_regex "(secret|passw|pass_?phrase|api[-_]?key|private[-_]?key|access[-_]?token|authorization)|^(token|login|twofa)$" flag "i")'))
 );
 COMMENT ON TABLE account IS 'Our credentials and mode at an exchange. UPDATE account SET halted = true stops every send on it, on every machine.';
 COMMENT ON COLUMN account.mode IS 'simulator (our own), paper (no key), sandbox (the venue''s test system) or live (real money; also needs TALLYDESK_ALLOW_LIVE=1).';
@@ -77,6 +87,10 @@ COMMENT ON COLUMN account.credentials IS 'Prefix of the environment variables wi
 COMMENT ON COLUMN account.options IS 'Merged as it is into the ccxt constructor''s config, over the exchange''s own options.';
 COMMENT ON COLUMN account.receive_window IS 'How long after its own time stamp the venue still accepts a request: past that, "not found" is proof.';
 COMMENT ON COLUMN account.price_margin IS 'Share held on top of the last price for a market buy by quantity, whose cost is not known beforehand.';
+CREATE TRIGGER fixed BEFORE UPDATE ON account FOR EACH ROW WHEN ((OLD.exchange_id, OLD.mode) IS DISTINCT FROM (NEW.exchange_id, NEW.mode))
+  EXECUTE FUNCTION refuse('its books belong to this exchange and mode; add another account');
+CREATE TRIGGER kept BEFORE DELETE ON account FOR EACH STATEMENT
+  EXECUTE FUNCTION refuse('accounts are kept with their books; to stop one: UPDATE account SET halted = true WHERE name = ...');
 
 CREATE TYPE fee_side AS ENUM ('get', 'give', 'base', 'quote', 'other');
 
@@ -109,6 +123,9 @@ COMMENT ON COLUMN market.cost_min IS 'The least quantity x price, in quote.';
 COMMENT ON COLUMN market.maker_fee IS 'Share of a trade that rests in the book: 0.001 is 0.1 %.';
 COMMENT ON COLUMN market.taker_fee IS 'Share of a trade that takes from the book.';
 COMMENT ON COLUMN market.fee_side IS 'Which side of a trade pays the fee, in ccxt''s words: get is what the trade brings in.';
+CREATE TRIGGER fixed BEFORE UPDATE ON market FOR EACH ROW
+  WHEN ((OLD.exchange_id, OLD.symbol, OLD.base_id, OLD.quote_id) IS DISTINCT FROM (NEW.exchange_id, NEW.symbol, NEW.base_id, NEW.quote_id))
+  EXECUTE FUNCTION refuse('its fills are booked by its exchange, symbol, base and quote; they are fixed');
 
 CREATE TABLE timeframe (
   id     smallint PRIMARY KEY,
@@ -120,6 +137,7 @@ INSERT INTO timeframe (id, name, span) VALUES
   (1, '1m', '1 min'), (3, '3m', '3 min'), (5, '5m', '5 min'), (15, '15m', '15 min'), (30, '30m', '30 min'),
   (60, '1h', '1 h'), (120, '2h', '2 h'), (240, '4h', '4 h'), (360, '6h', '6 h'), (480, '8h', '8 h'), (720, '12h', '12 h'),
   (1440, '1d', '1 day'), (4320, '3d', '3 days'), (10080, '1w', '7 days'), (32767, '1M', '1 month');
+CREATE TRIGGER fixed BEFORE UPDATE OR DELETE OR TRUNCATE ON timeframe FOR EACH STATEMENT EXECUTE FUNCTION refuse('stored candles rely on it');
 
 CREATE TABLE strategy (
   id              int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -137,7 +155,7 @@ CREATE TABLE strategy (
   error           text,
   signal          float8,
   last_bucket     timestamptz,
-  order_ttl       interval NOT NULL DEFAULT '5 min' CONSTRAINT order_ttl_is_above_zero CHECK (order_ttl > '0'),
+  order_ttl       interval NOT NULL DEFAULT '5 min' CONSTRAINT order_ttl_is_above_zero_and_at_most_a_year CHECK (order_ttl > '0' AND order_ttl <= '1 year'),
   created_at      timestamptz NOT NULL DEFAULT now(),
   CONSTRAINT a_class_needs_a_market_and_a_timeframe CHECK (class IS NULL OR (market_id IS NOT NULL AND timeframe_id IS NOT NULL)),
   CONSTRAINT a_stake_in_percent_is_at_most_100 CHECK (stake_unit <> '%' OR stake <= 100)
@@ -156,7 +174,7 @@ COMMENT ON COLUMN strategy.signal IS 'What it last wanted: target exposure, -1 t
 COMMENT ON COLUMN strategy.last_bucket IS 'The close of the candle it last decided on.';
 COMMENT ON COLUMN strategy.order_ttl IS 'An order without expires_at that a trader first sees later than this is denied as stale.';
 
-CREATE FUNCTION strategy_check() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION strategy_check() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
   quote text;
 BEGIN
@@ -182,3 +200,5 @@ BEGIN
   RETURN NEW;
 END $$;
 CREATE TRIGGER strategy_check BEFORE INSERT OR UPDATE ON strategy FOR EACH ROW EXECUTE FUNCTION strategy_check();
+CREATE TRIGGER kept BEFORE DELETE ON strategy FOR EACH STATEMENT
+  EXECUTE FUNCTION refuse('strategies are kept with their history; to stop one: UPDATE strategy SET enabled = false WHERE name = ...');

@@ -16,6 +16,7 @@ CREATE TABLE bucket (
   CONSTRAINT one_bucket_per_market_timeframe_and_close UNIQUE (market_id, timeframe_id, time_close),
   CONSTRAINT low_is_the_lowest_and_above_zero CHECK (low > 0 AND low <= open AND low <= close),
   CONSTRAINT high_is_the_highest_and_finite CHECK (high < 'Infinity' AND high >= open AND high >= close),
+  CONSTRAINT time_close_is_between_the_years_1970_and_9000 CHECK (time_close BETWEEN '1970-01-01 00:00+00' AND '9000-01-01 00:00+00'),
   CONSTRAINT volume_is_finite_and_not_negative CHECK (volume >= 0 AND volume < 'Infinity')
 );
 COMMENT ON TABLE bucket IS 'A closed candle: market data as the venue gave it, never invented, never still open.';
@@ -30,7 +31,8 @@ CREATE TABLE bucket_feed (
   timeframe_id   smallint NOT NULL REFERENCES timeframe,
   enabled        boolean NOT NULL DEFAULT true,
   status         feed_status NOT NULL DEFAULT 'absent',
-  collect_since  timestamptz NOT NULL,
+  collect_since  timestamptz NOT NULL
+    CONSTRAINT collect_since_is_between_the_years_1970_and_9000 CHECK (collect_since BETWEEN '1970-01-01 00:00+00' AND '9000-01-01 00:00+00'),
   oldest         timestamptz,
   newest         timestamptz,
   last_error     text,

@@ -46,6 +46,8 @@ CREATE TABLE "order" (
     OR (num_nonnulls(side, market_id) = 2 AND asset_id IS NULL)),
   CONSTRAINT a_limit_order_has_a_limit_price_and_no_other_has CHECK ((type = 'limit') = (limit_price IS NOT NULL)),
   CONSTRAINT quantity_or_quote_quantity_or_neither CHECK (num_nonnulls(quantity, quote_quantity) < 2),
+  CONSTRAINT expires_at_is_between_the_years_1970_and_9000 CHECK (expires_at BETWEEN '1970-01-01 00:00+00' AND '9000-01-01 00:00+00'),
+  CONSTRAINT bucket_time_is_between_the_years_1970_and_9000 CHECK (bucket_time BETWEEN '1970-01-01 00:00+00' AND '9000-01-01 00:00+00'),
   CONSTRAINT one_order_per_strategy_and_candle UNIQUE (strategy_id, bucket_time)
 );
 CREATE INDEX order_queued ON "order" (strategy_id, id) WHERE status = 'queued';
@@ -97,7 +99,7 @@ CREATE SEQUENCE fence;
 COMMENT ON SEQUENCE fence IS 'Numbers of claims: whoever has the highest number on an order or a lane owns it.';
 
 CREATE TABLE lane (
-  strategy_id  int PRIMARY KEY REFERENCES strategy ON DELETE CASCADE,
+  strategy_id  int PRIMARY KEY REFERENCES strategy,
   account_id   smallint NOT NULL REFERENCES account,
   owner        uuid,
   fence        bigint NOT NULL DEFAULT 0,
@@ -116,6 +118,10 @@ BEGIN
   RETURN NULL;
 END $$;
 CREATE TRIGGER strategy_lane AFTER INSERT ON strategy FOR EACH ROW EXECUTE FUNCTION strategy_lane();
+CREATE TRIGGER follows BEFORE INSERT OR DELETE ON lane FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows strategies');
+CREATE TRIGGER lent BEFORE UPDATE ON lane FOR EACH STATEMENT
+  EXECUTE FUNCTION only_from_processes('traders lend it; to hold orders back: UPDATE strategy SET enabled = false WHERE name = ...');
+CREATE TRIGGER kept BEFORE TRUNCATE ON lane FOR EACH STATEMENT EXECUTE FUNCTION refuse('it follows strategies');
 
 CREATE FUNCTION order_is_final(status order_status) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT status IN ('filled', 'canceled', 'expired', 'rejected', 'denied', 'posted') $$;
@@ -132,7 +138,8 @@ CREATE FUNCTION order_step_exists(old order_status, new order_status) RETURNS bo
     ELSE false END $$;
 COMMENT ON FUNCTION order_step_exists IS 'Which step may follow which. submitted -> denied: proved never to have reached the venue.';
 
-CREATE FUNCTION order_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+-- The search path is fixed wherever tables are read: a temporary table of the same name must not answer.
+CREATE FUNCTION order_insert() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
   s strategy;
   ours boolean;
@@ -186,6 +193,10 @@ BEGIN
   IF NEW.cancel_requested_at IS DISTINCT FROM OLD.cancel_requested_at THEN
     IF order_is_final(OLD.status) THEN
       RAISE EXCEPTION 'order %: it is % and cannot be canceled any more', OLD.id, OLD.status USING ERRCODE = 'restrict_violation';
+    END IF;
+    IF NEW.cancel_requested_at NOT BETWEEN now() - interval '1 min' AND clock_timestamp() + interval '1 min' THEN
+      RAISE EXCEPTION 'order %: cancel_requested_at is %: only now() will do, a cancel cannot be planned', OLD.id, NEW.cancel_requested_at
+        USING ERRCODE = 'check_violation';
     END IF;
     IF OLD.status = 'queued' AND NEW.status = 'queued' THEN
       NEW.status := 'canceled';
@@ -273,7 +284,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION check_amount IS 'Raises an error that names the field if the value is no positive_amount. NULL passes.';
 
-CREATE FUNCTION find_market(p_market text, s strategy) RETURNS int LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION find_market(p_market text, s strategy) RETURNS int LANGUAGE plpgsql STABLE SET search_path = public, pg_temp AS $$
 DECLARE
   found int;
   here text;
@@ -289,7 +300,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION find_market IS 'The id of a market named as exchange:symbol; an error that lists some if there is none.';
 
-CREATE FUNCTION orders_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION orders_insert() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
   s strategy;
   market int;
@@ -341,7 +352,7 @@ BEGIN
 END $$;
 CREATE TRIGGER orders_insert INSTEAD OF INSERT ON orders FOR EACH ROW EXECUTE FUNCTION orders_insert();
 
-CREATE FUNCTION orders_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION orders_change() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
   column_ text;
 BEGIN

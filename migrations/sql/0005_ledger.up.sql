@@ -137,12 +137,14 @@ CREATE TABLE flow (
   strategy_id  int NOT NULL REFERENCES strategy,
   value        amount NOT NULL,
   equity       amount NOT NULL,
-  units        numeric NOT NULL
+  units        numeric NOT NULL,
+  unit_value   numeric NOT NULL
 );
-CREATE INDEX flow_strategy ON flow (strategy_id);
+CREATE INDEX flow_strategy ON flow (strategy_id, order_id);
 COMMENT ON TABLE flow IS 'Deposits (+) and withdrawals (-) in the strategy''s unit. Each buys units at equity / units, so that money coming and going is no profit.';
 COMMENT ON COLUMN flow.equity IS 'The strategy''s equity just before.';
 COMMENT ON COLUMN flow.units IS 'Units bought (+) or sold (-); the time-weighted return is equity / units - 1.';
+COMMENT ON COLUMN flow.unit_value IS 'What a unit was worth then. A strategy that was emptied goes on at this when money comes again.';
 
 -- Who may write what: facts are written once, the rest follows.
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger FOR EACH STATEMENT
@@ -256,6 +258,7 @@ DECLARE
   worth numeric;
   equity_ numeric;
   units_ numeric;
+  unit_value_ numeric;
 BEGIN
   FOR o IN SELECT n.id, n.strategy_id, n.type, n.asset_id, n.quantity, s.name, s.unit_id, a.code, c.exchange_id, l.id AS ledger_account_id, u.id AS unallocated_id
              FROM new_rows n JOIN strategy s ON s.id = n.strategy_id JOIN asset a ON a.id = n.asset_id JOIN account c ON c.id = s.account_id
@@ -276,8 +279,11 @@ BEGIN
     worth := CASE o.type WHEN 'deposit' THEN 1 ELSE -1 END * o.quantity * price;
     SELECT equity INTO equity_ FROM strategy_equity(o.strategy_id);
     SELECT coalesce(sum(units), 0) INTO units_ FROM flow WHERE strategy_id = o.strategy_id;
-    INSERT INTO flow (order_id, strategy_id, value, equity, units)
-      VALUES (o.id, o.strategy_id, worth, equity_, CASE WHEN units_ > 0 AND equity_ > 0 THEN worth * units_ / equity_ ELSE worth END);
+    SELECT unit_value INTO unit_value_ FROM flow WHERE strategy_id = o.strategy_id ORDER BY order_id DESC LIMIT 1;
+    unit_value_ := CASE WHEN units_ > 0 AND equity_ > 0 THEN equity_ / units_ WHEN units_ > 0 THEN 1 ELSE coalesce(unit_value_, 1) END;
+    INSERT INTO flow (order_id, strategy_id, value, equity, units, unit_value)  -- rounded: each division would add digits for ever
+      VALUES (o.id, o.strategy_id, worth, equity_,
+        round(CASE WHEN units_ > 0 AND equity_ > 0 THEN worth * units_ / equity_ ELSE worth / unit_value_ END, 30), round(unit_value_, 30));
     INSERT INTO ledger (kind, from_id, to_id, asset_id, quantity, order_id) VALUES (o.type::text::ledger_kind,
       CASE o.type WHEN 'deposit' THEN o.unallocated_id ELSE o.ledger_account_id END,
       CASE o.type WHEN 'deposit' THEN o.ledger_account_id ELSE o.unallocated_id END, o.asset_id, o.quantity, o.id);

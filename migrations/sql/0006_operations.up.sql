@@ -70,3 +70,10 @@ BEGIN
 END $$;
 CREATE TRIGGER equity_point_insert AFTER INSERT ON equity_point FOR EACH ROW EXECUTE FUNCTION equity_point_insert();
 CREATE TRIGGER follows BEFORE INSERT OR UPDATE OR DELETE ON drawdown FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows equity_point');
+CREATE TRIGGER kept BEFORE TRUNCATE ON drawdown FOR EACH STATEMENT EXECUTE FUNCTION refuse('it follows equity_point');
+CREATE TRIGGER written BEFORE INSERT OR UPDATE OR DELETE ON equity_point FOR EACH STATEMENT
+  EXECUTE FUNCTION only_from_processes('a job writes how equity went');
+CREATE TRIGGER kept BEFORE TRUNCATE ON equity_point FOR EACH STATEMENT EXECUTE FUNCTION refuse('a job writes how equity went');
+CREATE TRIGGER written BEFORE INSERT OR UPDATE OR DELETE ON account_balance FOR EACH STATEMENT
+  EXECUTE FUNCTION only_from_processes('it is what the venue said; a job reads it again');
+CREATE TRIGGER kept BEFORE TRUNCATE ON account_balance FOR EACH STATEMENT EXECUTE FUNCTION refuse('it is what the venue said; a job reads it again');

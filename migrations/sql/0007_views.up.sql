@@ -31,7 +31,7 @@ COMMENT ON VIEW holding IS 'What each strategy owns, at what average cost, and w
 
 CREATE VIEW equity AS
   SELECT s.id AS strategy_id, s.name AS strategy, e.equity, u.code AS unit, e.unpriced, f.paid_in, f.units,
-         coalesce(e.equity / nullif(f.units, 0), 1) AS unit_value
+         coalesce(e.equity / nullif(f.units, 0), (SELECT unit_value FROM flow WHERE strategy_id = s.id ORDER BY order_id DESC LIMIT 1), 1) AS unit_value
     FROM strategy s
     JOIN asset u ON u.id = s.unit_id
     CROSS JOIN LATERAL strategy_equity(s.id) e

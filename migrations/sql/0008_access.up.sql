@@ -11,6 +11,16 @@ BEGIN
   END LOOP;
 END $$;
 
+-- A trigger runs without this right; making one needs it. Else a temporary table with our triggers would be a way into the books.
+DO $$
+DECLARE
+  name regprocedure;
+BEGIN
+  FOR name IN SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef LOOP
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', name);
+  END LOOP;
+END $$;
+
 GRANT USAGE ON SCHEMA public TO tallydesk_reader, tallydesk_user;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO tallydesk_reader, tallydesk_user;
 GRANT INSERT (strategy_id, type, side, market_id, asset_id, quantity, quote_quantity, limit_price, expires_at, bucket_time) ON "order" TO tallydesk_user;
