@@ -1,0 +1,339 @@
+"""Keeping a feed up to date: what is fetched, what is stored, and what happens when something goes wrong."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.plugins._venue import START, Venue, candle
+from trader.bucket import BadCandleError, Counts, load_feed, read_buckets, timeframe_named, update_feed
+from trader.db import Connection, Identity, connect, fetch_all, fetch_one
+from trader.errors import InputError, Unknown
+
+ROOT = Path(__file__).resolve().parents[2]
+MINUTE = timeframe_named("1m")
+SEED = """
+INSERT INTO asset (code) VALUES ('BTC'), ('USDT');
+INSERT INTO exchange (name, ccxt_id) VALUES ('binance', 'binance');
+INSERT INTO market (exchange_id, symbol, base_id, quote_id) VALUES (1, 'BTC/USDT', 1, 2);
+INSERT INTO bucket_feed (market_id, timeframe_id, collect_since) VALUES (1, 1, '2024-01-01Z');
+"""
+
+
+@pytest.fixture
+async def db(database: str):
+    async with await connect(database, Identity("worker", "worker-1")) as opened:
+        await opened.execute(SEED)
+        yield opened
+
+
+def minutes(count: float):
+    return START + timedelta(minutes=count)
+
+
+async def update(db: Connection, venue: Venue, **more) -> Counts:
+    """As the job does it: the venue's clock is read first."""
+    return await update_feed(db, venue, await load_feed(db, 1, 1), venue.now, **more)
+
+
+async def row(db: Connection):
+    return await fetch_one(db, "SELECT *, status::text AS state FROM bucket_feed")
+
+
+async def stored(db: Connection) -> int:
+    return (await fetch_one(db, "SELECT count(*) AS rows FROM bucket")).rows
+
+
+async def test_a_history_is_built_page_by_page_and_the_open_candle_waits(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(5000)], now=minutes(2500.5))
+    assert await update(db, venue) == Counts(2500, 0, 2)
+    assert venue.asked == [minutes(0), minutes(999), minutes(1998)]
+    feed = await row(db)
+    assert (feed.state, feed.newest, feed.oldest) == ("full", minutes(2500), START)
+    assert feed.updated_at is not None
+    frame = await read_buckets(db, 1, 1)
+    assert frame.index.is_monotonic_increasing
+    assert len(frame) == 2500
+
+
+async def test_an_update_asks_for_what_is_new_and_for_the_newest_again(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(100)], now=minutes(10.5))
+    await update(db, venue)
+    venue.asked.clear()
+    venue.now = minutes(12.5)
+    assert await update(db, venue) == Counts(2, 0, 1)
+    assert venue.asked == [minutes(9)]
+    venue.asked.clear()
+    assert await update(db, venue) == Counts(0, 0, 1)
+    assert venue.asked == [minutes(11)]
+
+
+async def test_a_corrected_last_candle_wins(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(100)], now=minutes(10.5))
+    await update(db, venue)
+    venue.history[9] = candle(9, price=500)
+    venue.now = minutes(11.5)
+    assert await update(db, venue) == Counts(1, 1, 0)
+    assert (await read_buckets(db, 1, 1))["open"].iloc[9] == candle(9, price=500).open
+
+
+@pytest.mark.parametrize(("now", "count"), [(2.0, 2), (1.999, 1), (0.5, 0)])
+async def test_a_candle_is_stored_when_its_end_has_come(db: Connection, now: float, count: int) -> None:
+    await update(db, Venue([candle(i) for i in range(9)], now=minutes(now)))
+    assert await stored(db) == count
+    assert (await row(db)).state == ("full" if count else "absent")
+
+
+async def test_replayed_candles_wait_for_a_later_one(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(2100)])
+    feed = await load_feed(db, 1, 1)
+    assert await update_feed(db, venue, feed, None) == Counts(2099, 0, 2)
+    assert (await row(db)).newest == minutes(2099)
+    venue.history.append(candle(2103))  # nobody traded in between
+    assert await update_feed(db, venue, await load_feed(db, 1, 1), None) == Counts(1, 0, 1)
+    assert (await row(db)).state == "full"
+
+
+async def test_a_venue_with_short_pages_and_one_without_an_open_candle(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(50)], most=7, now=minutes(70))
+    assert (await update(db, venue)).inserted == 50
+    assert (await row(db)).state == "full"
+
+
+async def test_holes_stay_holes_until_the_data_appears(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(20) if not 5 <= i < 8], now=minutes(20.5))
+    await update(db, venue)
+    gap = await fetch_one(db, "SELECT * FROM bucket_gap")
+    assert (gap.market, gap.timeframe, gap.gap_from, gap.gap_to, gap.missing) == (
+        "binance:BTC/USDT", "1m", minutes(5), minutes(8), 3)  # fmt: skip
+    venue.history = [candle(i) for i in range(20)]
+    await db.execute("UPDATE bucket_feed SET newest = NULL, oldest = NULL")  # ask for everything again
+    assert await update(db, venue) == Counts(3, 0, 18)
+    assert await fetch_all(db, "SELECT * FROM bucket_gap") == []
+
+
+async def test_an_answer_that_could_not_be_read_fails_and_nothing_is_asked_twice(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(5000)], now=minutes(4000), errors={2: Unknown("the answer was cut off")})
+    with pytest.raises(Unknown):
+        await update(db, venue)
+    feed = await row(db)
+    assert (feed.state, feed.last_error, feed.newest) == ("error", "Unknown: the answer was cut off", minutes(1999))
+    assert feed.error_at is not None
+    assert await stored(db) == 1999
+    venue.asked.clear()
+    venue.errors.clear()
+    assert (await update(db, venue)).inserted == 2001
+    assert venue.asked[0] == minutes(1998)
+    feed = await row(db)
+    assert (feed.state, feed.last_error, feed.error_at) == ("full", None, None)
+
+
+async def test_a_candle_that_cannot_be_fails_the_feed_by_name(db: Connection) -> None:
+    history = [candle(i) for i in range(10)]
+    history[4] = replace(history[4], high=1.0)
+    with pytest.raises(BadCandleError):
+        await update(db, Venue(history, now=minutes(20)))
+    assert (await row(db)).last_error == "BadCandleError: candle 5: high 1.0 is below low"
+    assert await stored(db) == 0
+
+
+async def test_a_database_that_does_not_let_us_read_fails_and_refetches_nothing(db: Connection, database: str) -> None:
+    await update(db, Venue([candle(i) for i in range(10)], now=minutes(5.5)))
+    await db.execute("CREATE ROLE some_worker_of_this_test" if not await _role(db) else "SELECT 1")
+    await db.execute("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO some_worker_of_this_test")
+    await db.execute("REVOKE SELECT ON bucket FROM some_worker_of_this_test")
+    venue = Venue([candle(i) for i in range(10)], now=minutes(8.5))
+    async with await connect(database, Identity("worker", "worker-2")) as other:
+        await other.execute("SET ROLE some_worker_of_this_test")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table bucket"):
+            await update(other, venue)
+    assert venue.asked == [minutes(4)]
+    feed = await row(db)
+    assert (feed.state, feed.newest) == ("error", minutes(5))
+    assert "permission denied" in feed.last_error
+    assert await stored(db) == 5
+    await db.execute("DROP OWNED BY some_worker_of_this_test")
+    await db.execute("DROP ROLE some_worker_of_this_test")
+
+
+async def _role(db: Connection) -> bool:
+    return (
+        await fetch_one(db, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'some_worker_of_this_test') AS y")
+    ).y
+
+
+async def test_moving_collect_since_back_fetches_the_part_before(db: Connection) -> None:
+    await db.execute("UPDATE bucket_feed SET collect_since = %s", [minutes(3000)])
+    venue = Venue([candle(i) for i in range(4000)], now=minutes(3500.5))
+    await update(db, venue)
+    assert await stored(db) == 500
+    await db.execute("UPDATE bucket_feed SET collect_since = %s", [minutes(500)])
+    venue.asked.clear()
+    assert (await update(db, venue)).inserted == 2500
+    assert venue.asked == [minutes(3499), minutes(2000), minutes(1000), minutes(500)]
+    feed = await row(db)
+    assert (feed.state, feed.oldest, feed.newest) == ("full", minutes(500), minutes(3500))
+    assert await fetch_all(db, "SELECT * FROM bucket_gap") == []
+
+
+async def test_a_backfill_goes_on_where_it_was_cut_off(db: Connection) -> None:
+    await db.execute("UPDATE bucket_feed SET collect_since = %s", [minutes(5000)])
+    venue = Venue([candle(i) for i in range(6000)], now=minutes(5010.5), most=300)
+    await update(db, venue)
+    await db.execute("UPDATE bucket_feed SET collect_since = %s", [START])
+    venue.asked.clear()
+    venue.errors = {7: Unknown("cut off")}
+    with pytest.raises(Unknown):
+        await update(db, venue)
+    feed = await row(db)
+    assert (feed.oldest, feed.newest) == (minutes(4000), minutes(5010))
+    venue.asked.clear()
+    venue.errors.clear()
+    await update(db, venue)
+    assert venue.asked[1] == minutes(3000)
+    assert await stored(db) == 5010
+    assert (await row(db)).oldest == START
+
+
+async def test_before_the_first_candle_of_all_one_question_is_enough(db: Connection) -> None:
+    await db.execute("UPDATE bucket_feed SET collect_since = %s", [minutes(100_000)])
+    venue = Venue([candle(i) for i in range(99_500, 100_100)], now=minutes(100_050.5))
+    await update(db, venue)
+    await db.execute("UPDATE bucket_feed SET collect_since = %s", [START])
+    venue.asked.clear()
+    await update(db, venue)
+    assert await stored(db) == 550
+    assert len(venue.asked) == 4
+    assert ((await row(db)).oldest, (await row(db)).state) == (START, "full")
+
+
+async def test_a_hole_longer_than_a_page_does_not_end_a_backfill(db: Connection) -> None:
+    await db.execute("UPDATE bucket_feed SET collect_since = %s", [minutes(5000)])
+    venue = Venue([candle(i) for i in range(5100) if not 1000 <= i < 4500], now=minutes(5050.5))
+    await update(db, venue)
+    await db.execute("UPDATE bucket_feed SET collect_since = %s", [START])
+    await update(db, venue)
+    assert await stored(db) == 1000 + 550
+    assert (await row(db)).state == "full"
+
+
+async def test_a_feed_that_is_switched_off_stops_at_the_next_page(db: Connection, database: str) -> None:
+    async with await connect(database, Identity("worker", "person")) as other:
+
+        class SwitchedOff(Venue):
+            async def candles(self, *arguments):
+                if len(self.asked) == 2:
+                    await other.execute("UPDATE bucket_feed SET enabled = false")
+                return await super().candles(*arguments)
+
+        venue = SwitchedOff([candle(i) for i in range(9000)], now=minutes(8000))
+        await update(db, venue)
+        assert len(venue.asked) == 3
+        assert await update(db, venue) == Counts()
+        assert len(venue.asked) == 3
+
+
+async def test_pages_bound_what_one_run_does(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(9000)], now=minutes(8000.5))
+    assert (await update(db, venue, pages=3)).inserted == 2998
+    assert (await row(db)).state == "building"
+    while (await row(db)).state == "building":
+        await update(db, venue, pages=3)
+    assert await stored(db) == 8000
+
+
+async def test_two_updates_of_one_feed_at_once_lose_nothing(db: Connection, database: str) -> None:
+    venues = [Venue([candle(i) for i in range(6000)], now=minutes(n), most=500) for n in (5000.5, 4000.5, 5000.5)]
+    connections = [await connect(database, Identity("worker", f"worker-{i}")) for i in range(3)]
+    await asyncio.gather(*(update(c, v) for c, v in zip(connections, venues, strict=True)))
+    for one in connections:
+        await one.close()
+    assert await stored(db) == 5000
+    assert (await row(db)).newest == minutes(5000)
+
+
+async def test_the_news_is_told_in_the_transaction_that_stores_it(db: Connection) -> None:
+    told = []
+
+    async def note(connection: Connection, feed) -> None:
+        told.append((await fetch_one(connection, "SELECT max(time_close) AS newest FROM bucket")).newest)
+
+    venue = Venue([candle(i) for i in range(5000)], now=minutes(2500.5))
+    await update(db, venue, on_news=note)
+    assert told == [minutes(2500)]  # not once for each page of history: nobody should act on what is long past
+    await update(db, venue, on_news=note)
+    assert len(told) == 1
+    venue.now = minutes(2501.5)
+
+    async def fail(connection: Connection, feed) -> None:
+        raise InputError("this one cannot")
+
+    with pytest.raises(InputError):
+        await update(db, venue, on_news=fail)
+    assert await stored(db) == 2500
+    await update(db, venue, on_news=note)
+    assert told == [minutes(2500), minutes(2501)]
+
+
+async def test_a_month_feed(db: Connection) -> None:
+    await db.execute("UPDATE bucket_feed SET timeframe_id = 32767, collect_since = '2023-01-01Z'")
+    months = [START.replace(year=2023, month=m) for m in range(1, 13)] + [START, START.replace(month=2)]
+    venue = Venue([replace(candle(i), time_open=at) for i, at in enumerate(months)], now=START.replace(month=2, day=9))
+    assert (await update_feed(db, venue, await load_feed(db, 1, 32767), venue.now)).inserted == 13
+    venue.asked.clear()
+    venue.now = START.replace(month=3, day=1)
+    assert (await update_feed(db, venue, await load_feed(db, 1, 32767), venue.now)).inserted == 1
+    assert venue.asked[0] == START.replace(month=1)
+
+
+UPDATER = """
+import asyncio, sys
+from tests.plugins._venue import Venue, candle, START
+from trader.bucket import load_feed, update_feed
+from trader.db import Identity, connect
+from datetime import timedelta
+
+class Slow(Venue):
+    async def candles(self, *arguments):
+        await asyncio.sleep(0.05)
+        return await super().candles(*arguments)
+
+async def main():
+    venue = Slow([candle(i) for i in range(20000)], now=START + timedelta(minutes=19000.5), most=200)
+    async with await connect(sys.argv[1], Identity("worker", "worker-9")) as db:
+        await update_feed(db, venue, await load_feed(db, 1, 1), venue.now)
+asyncio.run(main())
+"""
+
+
+def _kill_when(started: subprocess.Popen[bytes], database: str, rows: int) -> None:
+    with psycopg.connect(database, autocommit=True) as reader:
+        deadline = time.monotonic() + 30
+        while reader.execute("SELECT count(*) FROM bucket").fetchone()[0] < rows:
+            assert time.monotonic() < deadline
+            assert started.poll() is None
+            time.sleep(0.02)
+    started.kill()
+    started.wait()
+
+
+async def test_killed_half_way_it_goes_on_where_it_was(db: Connection, database: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = await asyncio.to_thread(
+        subprocess.Popen, [sys.executable, "-c", UPDATER, database], cwd=ROOT, env=environment
+    )
+    await asyncio.to_thread(_kill_when, started, database, 1000)
+    feed = await row(db)
+    count = await stored(db)
+    assert (feed.state, count) == ("building", (feed.newest - START) // timedelta(minutes=1))
+    venue = Venue([candle(i) for i in range(20000)], now=minutes(19000.5))
+    await update(db, venue)
+    assert venue.asked[0] == feed.newest - timedelta(minutes=1)
+    assert await stored(db) == 19000

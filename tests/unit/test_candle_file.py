@@ -1,0 +1,127 @@
+import gzip
+from pathlib import Path
+
+import pytest
+
+from trader.bucket import read_file, timeframe_named
+from trader.errors import InputError
+
+HEADER = "time_open_ms,open,high,low,close,volume\n"
+GOOD = ["1704067200000,1,2,0.5,1.5,10", "1704067260000,1,2,0.5,1.5,10", "1704067320000,1,2,0.5,1.5,10"]
+MINUTE = timeframe_named("1m")
+SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+
+
+def write(tmp_path: Path, lines: list[str], header: str = HEADER) -> Path:
+    path = tmp_path / "candles.csv"
+    path.write_text(header + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("1704067320000,1,2,0.5,1.5", "line 4: has 5 fields; it must have 6"),
+        ("1704067320000,1,2,0.5,1.5,10,7", "line 4: has 7 fields"),
+        ("1704067320000,1,two,0.5,1.5,10", "line 4: high is 'two'; it must be a number"),
+        ("1704067320000,1,,0.5,1.5,10", "line 4: high is ''; it must be a number"),
+        ("", "line 4: has 0 fields"),
+        ("# 1704067320000,1,2,0.5,1.5,10", "line 4: time_open_ms is '# 1704067320000'"),
+        ("1704067320000.5,1,2,0.5,1.5,10", "line 4: time_open_ms is 1704067320000.5; it must be a whole number"),
+        ("-60000,1,2,0.5,1.5,10", "line 4: time_open_ms is -60000; it must be a whole number"),
+        ("170406732000000,1,2,0.5,1.5,10", "line 4: time_open_ms is 170406732000000: that is after the year 2286"),
+        ("1704067320001,1,2,0.5,1.5,10", "line 4: time_open_ms 1704067320001 (2024-01-01 00:02:00 UTC) is not where"),
+        ("1704067260000,1,2,0.5,1.5,10", "line 4: time_open_ms 1704067260000 (2024-01-01 00:01:00 UTC) is there twice"),
+        ("1704067140000,1,2,0.5,1.5,10", "line 4: time_open_ms 1704067140000 (2023-12-31 23:59:00 UTC) is before"),
+        ("1704067320000,nan,2,0.5,1.5,10", "line 4: open nan is not a finite number"),
+        ("1704067320000,1,inf,0.5,1.5,10", "line 4: high inf is not a finite number"),
+        ("1704067320000,1,0.4,0.5,1.5,10", "line 4: high 0.4 is below low"),
+        ("1704067320000,1,2,0,1.5,10", "line 4: low 0.0 is not above zero"),
+        ("1704067320000,1,2,0.5,1.5,-1", "line 4: volume -1.0 is below zero"),
+        ("1704067320000,1,2,0.5,2.5,10", "line 4: high 2.0 is below open or close"),
+    ],
+)
+def test_the_line_and_the_field_are_named(tmp_path: Path, line: str, problem: str) -> None:
+    path = write(tmp_path, [*GOOD[:2], line, "1704067380000,1,2,0.5,1.5,10"])
+    with pytest.raises(InputError) as caught:
+        read_file(path, MINUTE)
+    assert str(caught.value).startswith(f"{path}, {problem}")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "line 1: the header is ''; it must be 'time_open_ms,"),
+        (b"time,open\n1,2\n", "line 1: the header is 'time,open'"),
+        (HEADER.encode(), "holds no candles"),
+        (b"\xff\xfe\x00", "is not text: byte 0 is not UTF-8"),
+    ],
+)
+def test_what_is_no_candle_file(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "candles.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_file(path, MINUTE)
+    assert problem in str(caught.value)
+
+
+def test_a_damaged_archive_and_a_missing_file(tmp_path: Path) -> None:
+    whole = gzip.compress((HEADER + "\n".join(GOOD * 1000)).encode())
+    for name, content in {
+        "cut.csv.gz": whole[:50],
+        "no.csv.gz": b"hello",
+        "body.csv.gz": whole[:20] + b"xxxxxxxxx",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=r"cannot be (unpacked|read)"):
+            read_file(tmp_path / name, MINUTE)
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_file(tmp_path / "absent.csv", MINUTE)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_text_and_archives_with_any_line_ending(tmp_path: Path, ending: str) -> None:
+    text = "\ufeff" + (HEADER + "\n".join(GOOD) + "\n").replace("\n", ending)
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    for name in ("a.csv", "a.csv.gz"):
+        candles = read_file(tmp_path / name, MINUTE)
+        assert candles.time_open.tolist() == [1704067200000, 1704067260000, 1704067320000]
+        assert (candles.high == 2).all()
+
+
+def test_stamps_may_mean_the_close(tmp_path: Path) -> None:
+    candles = read_file(write(tmp_path, GOOD), MINUTE, "close")
+    assert candles.time_open[0] == 1704067140000
+
+
+def test_months_may_be_stamped_with_their_last_day(tmp_path: Path) -> None:
+    month = timeframe_named("1M")
+    last_days = ["1706659200000,1,2,0.5,1.5,10", "1709164800000,1,2,0.5,1.5,10"]  # 31 January, 29 February 2024
+    candles = read_file(write(tmp_path, last_days), month, "close")
+    assert candles.time_open.tolist() == [1704067200000, 1706745600000]
+    with pytest.raises(InputError, match=r"line 2: time_open_ms 1706659200000 .* is not where a 1M candle may open"):
+        read_file(write(tmp_path, last_days), month)
+    with pytest.raises(InputError, match=r"line 2: time_open_ms 1706572800000 .* is not where a 1M candle closes"):
+        read_file(write(tmp_path, ["1706572800000,1,2,0.5,1.5,10"]), month, "close")
+
+
+def test_hours_given_as_minutes_are_noticed(tmp_path: Path) -> None:
+    lines = [f"{1704067200000 + i * 3600_000},1,2,0.5,1.5,10" for i in range(5)]
+    assert len(read_file(write(tmp_path, lines), timeframe_named("1h"))) == 5
+    with pytest.raises(InputError, match="no two candles are 1m apart, the closest are 60 minutes apart"):
+        read_file(write(tmp_path, lines), MINUTE)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
+@pytest.mark.parametrize(
+    ("name", "timeframe", "stamp", "count"),
+    [
+        ("bitfinex_BTC-USD_1m_2016", "1m", "open", 293_230),
+        ("bitfinex_BTC-USD_1h_2016_derived", "1h", "open", 7_122),
+        ("bitstamp_BTC-USD_1M_2012-2024", "1M", "close", 156),
+        ("nasdaq_GOOG_1d_2004-2013", "1d", "open", 2_148),
+    ],
+)
+def test_the_shared_files(name: str, timeframe: str, stamp: str, count: int) -> None:
+    assert len(read_file(SHARED / f"{name}.csv.gz", timeframe_named(timeframe), stamp)) == count
