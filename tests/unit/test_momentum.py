@@ -1,5 +1,6 @@
 """Momentum on drawn candles; the numbers are worked out by hand beside each test."""
 
+import numpy as np
 import pandas as pd
 
 from strategies.momentum import Momentum, MomentumParams, wicks
@@ -102,7 +103,8 @@ def test_an_equal_jump_on_both_sides_is_decided_by_the_body() -> None:
 
 
 def test_the_vote_is_the_sign_of_the_sum() -> None:
-    # 20 quiet candles are the warm-up (ten times the period). Then a bottom wick jumps, and with it the averages cross.
+    # After 20 quiet candles (ten times the period) the averages have settled.
+    # Then a bottom wick jumps, and with it the averages cross.
     quiet = [(1.0, 0.9)] * 20
     candles = wicked(*quiet, (1, 9), (1, 0.9))
     votes = strategy()
@@ -121,7 +123,7 @@ def test_two_rules_that_disagree_say_nothing_new() -> None:
     assert votes.vote(candles).iloc[-1] == 0
 
 
-def test_no_vote_counts_before_the_warm_up() -> None:
+def test_no_vote_counts_before_the_averages_have_settled() -> None:
     candles = wicked(*[(1.0, 0.9)] * 10, (1, 9), *[(1.0, 0.9)] * 30)
     assert strategy().wick_jump(candles)[10] == 1
     assert set(strategy().vote(candles).iloc[:19]) == {0.0}
@@ -131,7 +133,7 @@ def test_the_target_is_the_last_vote_that_was_one() -> None:
     quiet = [(1.0, 0.9)] * 20
     candles = wicked(*quiet, (1, 9), *[(1.0, 0.9)] * 5, (9, 1), (1, 0.9))
     made = strategy()
-    vote, target = made.vote(candles), evaluate(made, candles)
+    vote, target = made.vote(candles), made.signal(candles)
     assert vote.iloc[20] == 1
     assert vote.iloc[26] == -1
     expected, last = [], 0.0
@@ -140,3 +142,17 @@ def test_the_target_is_the_last_vote_that_was_one() -> None:
         expected.append(last)
     assert target.tolist() == expected
     assert target.iloc[:20].tolist() == [0] * 20
+
+
+def test_the_warm_up_is_enough() -> None:
+    """With no more candles than that it says what it says with all of them."""
+    rng = np.random.default_rng(5)
+    close = 100 + rng.normal(0, 1, 900).cumsum().clip(-90)
+    start = np.concatenate(([100.0], close[:-1]))
+    top, bottom = rng.exponential(0.5, (2, 900))
+    frame = drawn(*zip(start, np.maximum(start, close) + top, np.minimum(start, close) - bottom, close, strict=True))
+    made = strategy(wick_period=10, rsi_period=7)
+    whole = evaluate(made, frame)
+    assert made.warm_up == 200
+    for end in range(made.warm_up, len(frame) + 1, 10):
+        assert evaluate(made, frame.iloc[end - made.warm_up : end]).iloc[-1] == whole.iloc[end - 1], end

@@ -36,7 +36,7 @@ class Normalising(SmaCross):
 def walks(draw: st.DrawFn) -> pd.DataFrame:
     """Candles of a random walk: some with long wicks, some that stand still."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    length = draw(st.integers(60, 110))
+    length = draw(st.integers(110, 150))
     moving = rng.random(length) < draw(st.sampled_from([0.3, 0.9, 1.0]))
     close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, length) * moving))
     start = np.concatenate(([100.0], close[:-1]))
@@ -61,7 +61,7 @@ def test_every_prefix_says_the_same(strategy: Strategy[Any], candles: pd.DataFra
 
 @pytest.mark.parametrize("strategy", SHIPPED, ids=lambda strategy: f"{type(strategy).__name__}-{strategy.params}")
 @settings(max_examples=15, deadline=None)
-@given(candles=walks(), other=walks(), cut=st.integers(45, 58))
+@given(candles=walks(), other=walks(), cut=st.integers(85, 105))
 def test_another_future_changes_nothing(
     strategy: Strategy[Any], candles: pd.DataFrame, other: pd.DataFrame, cut: int
 ) -> None:
