@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import InputError
 from trader.exchange.protocol import MarketInfo
+
+SMALLEST, TOO_LARGE = Decimal("1e-18"), Decimal("1e20")
+"""What the columns can hold."""
 
 # Synced by two processes at once: one after the other, in one order.
 LOCK = "SELECT FROM exchange WHERE id = %s FOR NO KEY UPDATE"
@@ -113,15 +117,20 @@ def _columns(infos: Sequence[MarketInfo]) -> dict[str, list[object]]:
         "bases": [info.base for info in infos],
         "quotes": [info.quote for info in infos],
         "active": [info.active for info in infos],
-        "price_ticks": [info.price_tick for info in infos],
-        "quantity_steps": [info.quantity_step for info in infos],
-        "quantity_mins": [info.quantity_min for info in infos],
-        "quantity_maxs": [info.quantity_max for info in infos],
-        "cost_mins": [info.cost_min for info in infos],
+        "price_ticks": [_rule(info.price_tick) for info in infos],
+        "quantity_steps": [_rule(info.quantity_step) for info in infos],
+        "quantity_mins": [_rule(info.quantity_min) for info in infos],
+        "quantity_maxs": [_rule(info.quantity_max) for info in infos],
+        "cost_mins": [_rule(info.cost_min) for info in infos],
         "maker_fees": [info.maker_fee for info in infos],
         "taker_fees": [info.taker_fee for info in infos],
         "fee_sides": [info.fee_side for info in infos],
     }
+
+
+def _rule(value: Decimal | None) -> Decimal | None:
+    """None for what rules nothing, as zero does, or a bound beyond any order: one odd market must not stop the rest."""
+    return value if value is not None and SMALLEST <= value < TOO_LARGE else None
 
 
 async def find_market(connection: Connection, name: str) -> Market:
