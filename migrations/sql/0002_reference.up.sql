@@ -116,6 +116,10 @@ CREATE TABLE market (
 CREATE INDEX market_base ON market (base_id, quote_id);
 CREATE INDEX market_quote ON market (quote_id, base_id);
 COMMENT ON TABLE market IS 'A pair that an exchange trades, with its rules as the venue states them (NULL: it states none). Filled by the market sync.';
+COMMENT ON COLUMN market.symbol IS 'As ccxt writes it: BTC/USDT.';
+COMMENT ON COLUMN market.quantity_min IS 'The least quantity of an order, in base.';
+COMMENT ON COLUMN market.quantity_max IS 'The largest quantity of an order, in base.';
+COMMENT ON COLUMN market.synced_at IS 'When the market sync last changed this row.';
 COMMENT ON COLUMN market.active IS 'False: the venue does not trade it now; orders on it are denied.';
 COMMENT ON COLUMN market.price_tick IS 'Prices are multiples of this, in quote.';
 COMMENT ON COLUMN market.quantity_step IS 'Quantities are multiples of this, in base.';
@@ -133,6 +137,9 @@ CREATE TABLE timeframe (
   span   interval NOT NULL UNIQUE
 );
 COMMENT ON TABLE timeframe IS 'Lengths of candles, in ccxt''s names.';
+COMMENT ON COLUMN timeframe.id IS 'The minutes in it; 32767 for a month.';
+COMMENT ON COLUMN timeframe.name IS 'As ccxt writes it: 1h.';
+COMMENT ON COLUMN timeframe.span IS 'How long a candle lasts.';
 INSERT INTO timeframe (id, name, span) VALUES
   (1, '1m', '1 min'), (3, '3m', '3 min'), (5, '5m', '5 min'), (15, '15m', '15 min'), (30, '30m', '30 min'),
   (60, '1h', '1 h'), (120, '2h', '2 h'), (240, '4h', '4 h'), (360, '6h', '6 h'), (480, '8h', '8 h'), (720, '12h', '12 h'),

@@ -20,6 +20,11 @@ CREATE TABLE bucket (
   CONSTRAINT volume_is_finite_and_not_negative CHECK (volume >= 0 AND volume < 'Infinity')
 );
 COMMENT ON TABLE bucket IS 'A closed candle: market data as the venue gave it, never invented, never still open.';
+COMMENT ON COLUMN bucket.open IS 'First price, in quote.';
+COMMENT ON COLUMN bucket.high IS 'Highest price, in quote.';
+COMMENT ON COLUMN bucket.low IS 'Lowest price, in quote.';
+COMMENT ON COLUMN bucket.close IS 'Last price, in quote.';
+COMMENT ON COLUMN bucket.volume IS 'What was traded, in base.';
 COMMENT ON COLUMN bucket.id IS 'Time-ordered, so that writing many touches few pages.';
 COMMENT ON COLUMN bucket.time_close IS 'The end of the candle, exclusive: a 1h candle that opened at 12:00 closes at 13:00.';
 COMMENT ON COLUMN bucket.source IS 'fetched from the venue, imported from a file, or derived from smaller ones.';
@@ -41,6 +46,8 @@ CREATE TABLE bucket_feed (
   PRIMARY KEY (market_id, timeframe_id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE bucket_feed IS 'What to keep up to date: UPDATE it in psql and the next tick obeys.';
+COMMENT ON COLUMN bucket_feed.error_at IS 'When the last update failed; NULL after a good one.';
+COMMENT ON COLUMN bucket_feed.updated_at IS 'When a job last worked on it.';
 COMMENT ON COLUMN bucket_feed.enabled IS 'False: not updated; what is stored stays.';
 COMMENT ON COLUMN bucket_feed.status IS 'absent: nothing stored; building: history is being fetched; full: up to date; error: see last_error.';
 COMMENT ON COLUMN bucket_feed.collect_since IS 'Candles that open before this are not fetched.';

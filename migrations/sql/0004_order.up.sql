@@ -56,6 +56,11 @@ CREATE INDEX order_open ON "order" (account_id, market_id) WHERE status IN ('acc
 CREATE UNIQUE INDEX order_venue_order_id ON "order" (account_id, market_id, venue_order_id) WHERE venue_order_id IS NOT NULL;
 ALTER TABLE "order" SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 COMMENT ON TABLE "order" IS 'An intent and its life. Rows are kept for ever; what was asked is fixed once queued. People write to the view orders.';
+COMMENT ON COLUMN "order".type IS 'market, limit, deposit or withdrawal.';
+COMMENT ON COLUMN "order".side IS 'buy or sell; NULL for a deposit or withdrawal.';
+COMMENT ON COLUMN "order".limit_price IS 'The worst price to trade at, in quote; a limit order''s only.';
+COMMENT ON COLUMN "order".created_at IS 'When it was queued or posted.';
+COMMENT ON COLUMN "order".updated_at IS 'When its row last changed.';
 COMMENT ON COLUMN "order".status IS 'queued -> submitted -> accepted -> partially_filled -> filled; denied: refused by us; rejected: refused by the venue; posted: a deposit or withdrawal.';
 COMMENT ON COLUMN "order".quantity IS 'Base to buy or sell, or the amount deposited or withdrawn. NULL with quote_quantity NULL: the strategy''s stake decides (buy), or all that it holds (sell).';
 COMMENT ON COLUMN "order".quote_quantity IS 'Quote to spend (buy) or to raise (sell).';
@@ -93,6 +98,11 @@ CREATE TABLE order_event (
 );
 CREATE INDEX order_event_order ON order_event (order_id, id);
 COMMENT ON TABLE order_event IS 'Every step of every order, written by the database in the same transaction.';
+COMMENT ON COLUMN order_event.at IS 'When the step was taken.';
+COMMENT ON COLUMN order_event.from_status IS 'NULL: the order was made.';
+COMMENT ON COLUMN order_event.to_status IS 'The status that it led to.';
+COMMENT ON COLUMN order_event.attempt IS 'How many times the order had been made ready to send by then.';
+COMMENT ON COLUMN order_event.reason IS 'The order''s reason then.';
 COMMENT ON COLUMN order_event.written_by IS 'The database user and application that took the step.';
 
 CREATE SEQUENCE fence;
@@ -269,6 +279,15 @@ CREATE VIEW orders AS
     LEFT JOIN exchange e ON e.id = m.exchange_id
     LEFT JOIN asset a ON a.id = o.asset_id;
 COMMENT ON VIEW orders IS 'Orders by names. INSERT queues, deposits or withdraws; UPDATE ... SET cancel_requested_at = now() cancels.';
+DO $$
+DECLARE
+  c record;
+BEGIN
+  FOR c IN SELECT v.attname AS name, col_description('"order"'::regclass, o.attnum) AS meaning FROM pg_attribute v JOIN pg_attribute o USING (attname)
+            WHERE v.attrelid = 'orders'::regclass AND o.attrelid = '"order"'::regclass AND v.attnum > 0 AND o.attnum > 0 LOOP
+    EXECUTE format('COMMENT ON COLUMN orders.%I IS %L', c.name, c.meaning);
+  END LOOP;
+END $$;
 COMMENT ON COLUMN orders.market IS 'exchange:symbol, as in binance:BTC/USDT.';
 COMMENT ON COLUMN orders.average_price IS 'Mean price of its fills, before fees, in quote.';
 

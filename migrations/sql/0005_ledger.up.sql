@@ -55,6 +55,12 @@ CREATE TABLE fill (
 CREATE INDEX fill_order ON fill (order_id);
 CREATE INDEX fill_market ON fill (market_id, id);
 COMMENT ON TABLE fill IS 'One execution, as the venue reported it. A fact: booked in whatever state its order is, once, for ever.';
+COMMENT ON COLUMN fill.traded_at IS 'The venue''s time of the trade.';
+COMMENT ON COLUMN fill.side IS 'That of its order.';
+COMMENT ON COLUMN fill.quantity IS 'Base traded.';
+COMMENT ON COLUMN fill.price IS 'In quote for one base.';
+COMMENT ON COLUMN fill.liquidity IS 'maker: it rested in the book; taker: it took from it; NULL: the venue did not say.';
+COMMENT ON COLUMN fill.booked_at IS 'When we booked it.';
 COMMENT ON COLUMN fill.quote IS 'quantity x price.';
 COMMENT ON COLUMN fill.fee IS 'In fee_asset; negative is a rebate.';
 COMMENT ON COLUMN fill.fee_value IS 'The fee in the market''s quote asset, at the price of the fill; NULL if no price of the fee asset was known.';
@@ -73,6 +79,8 @@ CREATE TABLE adjustment (
   created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE adjustment IS 'What the venue holds that no order of ours explains. Never touches a strategy.';
+COMMENT ON COLUMN adjustment.quantity IS 'Positive: the venue has more; negative: less.';
+COMMENT ON COLUMN adjustment.reason IS 'Why, for whoever reads it next.';
 COMMENT ON COLUMN adjustment.kind IS 'opening: what was there when the account was first read (becomes unallocated); external: other people''s doing; suspense: unexplained.';
 
 CREATE TYPE ledger_kind AS ENUM ('deposit', 'withdrawal', 'trade', 'fee', 'adjustment');
@@ -93,6 +101,9 @@ CREATE TABLE ledger (
 );
 CREATE INDEX ledger_order ON ledger (order_id);
 COMMENT ON TABLE ledger IS 'Append-only double entry: each row moves quantity of an asset from one ledger account to another, so it balances by construction.';
+COMMENT ON COLUMN ledger.at IS 'When it was booked.';
+COMMENT ON COLUMN ledger.kind IS 'Which fact caused it.';
+COMMENT ON COLUMN ledger.quantity IS 'How much of the asset moved from from_id to to_id.';
 
 CREATE TABLE balance (
   ledger_account_id  int NOT NULL REFERENCES ledger_account,
@@ -102,6 +113,7 @@ CREATE TABLE balance (
   PRIMARY KEY (ledger_account_id, asset_id)
 ) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE balance IS 'What each ledger account at a venue has: the sum of its ledger rows, kept by triggers. Facts always post, even below zero.';
+COMMENT ON COLUMN balance.total IS 'What is there, held or free.';
 COMMENT ON COLUMN balance.held IS 'Reserved by orders in flight or open: the sum of its holds. Free is total - held.';
 
 CREATE TABLE hold (
@@ -112,6 +124,7 @@ CREATE TABLE hold (
   FOREIGN KEY (ledger_account_id, asset_id) REFERENCES balance
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE hold IS 'Funds that an order in flight or open still reserves. Follows the orders; gone when they are final.';
+COMMENT ON COLUMN hold.quantity IS 'What is still reserved: it shrinks with each fill.';
 
 CREATE TABLE position (
   strategy_id  int NOT NULL REFERENCES strategy,
@@ -142,6 +155,7 @@ CREATE TABLE flow (
 );
 CREATE INDEX flow_strategy ON flow (strategy_id, order_id);
 COMMENT ON TABLE flow IS 'Deposits (+) and withdrawals (-) in the strategy''s unit. Each buys units at equity / units, so that money coming and going is no profit.';
+COMMENT ON COLUMN flow.value IS 'What came (+) or went (-), at the price of that moment.';
 COMMENT ON COLUMN flow.equity IS 'The strategy''s equity just before.';
 COMMENT ON COLUMN flow.units IS 'Units bought (+) or sold (-); the time-weighted return is equity / units - 1.';
 COMMENT ON COLUMN flow.unit_value IS 'What a unit was worth then. A strategy that was emptied goes on at this when money comes again.';
@@ -170,6 +184,7 @@ CREATE FUNCTION market_price(p_market int) RETURNS numeric LANGUAGE sql STABLE A
        JOIN LATERAL (SELECT close, time_close FROM bucket WHERE market_id = f.market_id AND timeframe_id = f.timeframe_id ORDER BY time_close DESC LIMIT 1) b ON true
       WHERE f.market_id = p_market ORDER BY b.time_close DESC LIMIT 1),
     (SELECT price FROM fill WHERE market_id = p_market ORDER BY id DESC LIMIT 1)) $$;
+COMMENT ON FUNCTION market_price IS 'Quote for one base: the newest close of its feeds, else its last fill; NULL if there is neither.';
 
 CREATE FUNCTION asset_price(p_asset int, p_unit int, p_exchange int) RETURNS numeric LANGUAGE sql STABLE AS $$
   SELECT CASE WHEN p_asset = p_unit THEN 1 ELSE coalesce(

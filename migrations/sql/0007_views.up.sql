@@ -13,6 +13,10 @@ CREATE VIEW allowance AS
     CROSS JOIN LATERAL (SELECT asset_price(b.asset_id, s.unit_id, c.exchange_id) AS in_unit) p
     CROSS JOIN LATERAL strategy_equity(s.id) e;
 COMMENT ON VIEW allowance IS 'What each strategy may still spend: what it was funded with, plus what it made, minus what it lost, minus what its orders hold.';
+COMMENT ON COLUMN allowance.free IS 'total - held: what orders may still take.';
+COMMENT ON COLUMN allowance.held IS 'Reserved by orders in flight or open.';
+COMMENT ON COLUMN allowance.total IS 'What the strategy has of the asset.';
+COMMENT ON COLUMN allowance.unit IS 'What the column allowance is told in.';
 COMMENT ON COLUMN allowance.allowance IS 'The free part told in the strategy''s allowance_unit: an asset, or % of its equity. NULL: no price is known.';
 
 CREATE VIEW holding AS
@@ -28,6 +32,12 @@ CREATE VIEW holding AS
     LEFT JOIN position k ON k.strategy_id = s.id AND k.market_id = m.id
     CROSS JOIN LATERAL (SELECT asset_price(b.asset_id, s.unit_id, c.exchange_id) AS price) p;
 COMMENT ON VIEW holding IS 'What each strategy owns, at what average cost, and what it is worth now in the strategy''s unit.';
+COMMENT ON COLUMN holding.total IS 'What the strategy has of the asset.';
+COMMENT ON COLUMN holding.held IS 'How much of it open orders reserve.';
+COMMENT ON COLUMN holding.average_cost IS 'In unit for one asset, fees included.';
+COMMENT ON COLUMN holding.price IS 'In unit for one asset: the last candle close, else the last fill.';
+COMMENT ON COLUMN holding.value IS 'total at that price.';
+COMMENT ON COLUMN holding.unit IS 'The asset that the strategy is told in.';
 
 CREATE VIEW equity AS
   SELECT s.id AS strategy_id, s.name AS strategy, e.equity, u.code AS unit, e.unpriced, f.paid_in, f.units,
@@ -37,6 +47,10 @@ CREATE VIEW equity AS
     CROSS JOIN LATERAL strategy_equity(s.id) e
     CROSS JOIN LATERAL (SELECT coalesce(sum(value), 0) AS paid_in, coalesce(sum(units), 0) AS units FROM flow WHERE strategy_id = s.id) f;
 COMMENT ON VIEW equity IS 'What each strategy is worth in its unit, by the last candle closes.';
+COMMENT ON COLUMN equity.equity IS 'Everything it has, at the last prices.';
+COMMENT ON COLUMN equity.unit IS 'The asset that the strategy is told in.';
+COMMENT ON COLUMN equity.paid_in IS 'Deposits minus withdrawals, each at the price of its moment.';
+COMMENT ON COLUMN equity.units IS 'Units that its deposits bought.';
 COMMENT ON COLUMN equity.unpriced IS 'Assets that are left out because nobody knows their price.';
 COMMENT ON COLUMN equity.unit_value IS 'Equity per unit bought by deposits: 1 at the start; minus 1 it is the time-weighted return.';
 
@@ -59,6 +73,12 @@ CREATE VIEW performance AS
         CROSS JOIN LATERAL (SELECT asset_price(m.quote_id, s.unit_id, c.exchange_id) AS rate) r
        WHERE k.strategy_id = s.id) p;
 COMMENT ON VIEW performance IS 'What each strategy made, in its unit. Deposits and withdrawals never touch profit.';
+COMMENT ON COLUMN performance.unit IS 'The asset that all amounts here are told in.';
+COMMENT ON COLUMN performance.deposits IS 'All that came, at the prices of the moment.';
+COMMENT ON COLUMN performance.withdrawals IS 'All that went, at the prices of the moment.';
+COMMENT ON COLUMN performance.equity IS 'Everything it has, at the last prices.';
+COMMENT ON COLUMN performance.fees IS 'Paid in any asset, valued at the fill; part of realised and unrealised already.';
+COMMENT ON COLUMN performance.unpriced IS 'Assets that are left out because nobody knows their price.';
 COMMENT ON COLUMN performance.profit IS 'Equity minus what was paid in, net.';
 COMMENT ON COLUMN performance.realised IS 'From what was sold, at average cost, after fees.';
 COMMENT ON COLUMN performance.unrealised IS 'What is held, at the last close, minus its cost.';
@@ -79,6 +99,17 @@ CREATE VIEW order_in_doubt AS
     LEFT JOIN asset a ON a.id = h.asset_id
    WHERE o.status = 'submitted' AND (o.in_doubt_since IS NOT NULL OR o.receive_deadline < clock_timestamp());
 COMMENT ON VIEW order_in_doubt IS 'Sent, and nobody can say yet whether it arrived. Its funds stay held until evidence settles it.';
+COMMENT ON COLUMN order_in_doubt.held IS 'What is still reserved for it.';
+COMMENT ON COLUMN order_in_doubt.age IS 'Since it was signed.';
+DO $$
+DECLARE
+  c record;
+BEGIN
+  FOR c IN SELECT v.attname AS name, col_description('"order"'::regclass, o.attnum) AS meaning FROM pg_attribute v JOIN pg_attribute o USING (attname)
+            WHERE v.attrelid = 'order_in_doubt'::regclass AND o.attrelid = '"order"'::regclass AND v.attnum > 0 AND o.attnum > 0 LOOP
+    EXECUTE format('COMMENT ON COLUMN order_in_doubt.%I IS %L', c.name, c.meaning);
+  END LOOP;
+END $$;
 
 CREATE VIEW reconciliation AS
   SELECT c.name AS account, a.code AS asset, trim_scale(v.total) AS venue, trim_scale(v.ledger) AS ledger,
@@ -91,6 +122,9 @@ CREATE VIEW reconciliation AS
     JOIN asset a ON a.id = coalesce(v.asset_id, b.asset_id)
    WHERE coalesce(v.total, 0) <> 0 OR coalesce(v.ledger, 0) <> 0 OR coalesce(b.strategies, 0) <> 0 OR coalesce(b.unallocated, 0) <> 0;
 COMMENT ON VIEW reconciliation IS 'The venue''s balances beside the ledger. venue NULL: never read.';
+COMMENT ON COLUMN reconciliation.venue IS 'What the venue said it has of ours.';
+COMMENT ON COLUMN reconciliation.ledger IS 'What our books had then.';
+COMMENT ON COLUMN reconciliation.read_at IS 'When the venue was read.';
 COMMENT ON COLUMN reconciliation.drift IS 'venue - ledger, both at read_at. NULL: an order was in flight then, or the venue was never read.';
 COMMENT ON COLUMN reconciliation.strategies IS 'What strategies have of it now.';
 COMMENT ON COLUMN reconciliation.unallocated IS 'What nobody was given yet; below zero: more was given out than was ever there.';
@@ -104,6 +138,9 @@ CREATE VIEW bucket_gap AS
     JOIN exchange e ON e.id = m.exchange_id
    WHERE g.time_close - t.span > g.previous;
 COMMENT ON VIEW bucket_gap IS 'Candles that are not there: between gap_from and gap_to the venue gave none. Reads all candles: filter by market and timeframe.';
+COMMENT ON COLUMN bucket_gap.gap_from IS 'Close of the last candle before.';
+COMMENT ON COLUMN bucket_gap.gap_to IS 'Opening of the next candle that is there.';
+COMMENT ON COLUMN bucket_gap.missing IS 'How many candles that is.';
 
 CREATE VIEW job_status AS
   SELECT task_name AS task, count(*) FILTER (WHERE status = 'todo') AS waiting, count(*) FILTER (WHERE status = 'doing') AS running,
@@ -111,6 +148,12 @@ CREATE VIEW job_status AS
          min(scheduled_at) FILTER (WHERE status = 'todo') AS next_at, max(attempts) AS most_attempts
     FROM procrastinate_jobs GROUP BY task_name;
 COMMENT ON VIEW job_status IS 'Jobs by task. Finished ones are pruned after a while.';
+COMMENT ON COLUMN job_status.waiting IS 'Not begun.';
+COMMENT ON COLUMN job_status.running IS 'Being worked on.';
+COMMENT ON COLUMN job_status.succeeded IS 'Done, and not pruned yet.';
+COMMENT ON COLUMN job_status.failed IS 'Ended by an error.';
+COMMENT ON COLUMN job_status.next_at IS 'When the next waiting one is due.';
+COMMENT ON COLUMN job_status.most_attempts IS 'Of any job of this task.';
 
 CREATE VIEW role_status AS
   SELECT r.name, r.kind, r.host,
@@ -167,3 +210,7 @@ CREATE VIEW invariant_violation AS
     FROM position p JOIN (SELECT strategy_id, market_id, sum(realised) AS realised FROM "order" WHERE market_id IS NOT NULL GROUP BY 1, 2) o USING (strategy_id, market_id)
    WHERE p.realised <> o.realised;
 COMMENT ON VIEW invariant_violation IS 'Everything that is kept, computed again from the facts, where the two differ. Always empty; reads the whole history.';
+COMMENT ON COLUMN invariant_violation.rule IS 'What should hold.';
+COMMENT ON COLUMN invariant_violation.what IS 'Where it does not.';
+COMMENT ON COLUMN invariant_violation.kept IS 'What the kept row says.';
+COMMENT ON COLUMN invariant_violation.facts IS 'What the facts say.';
