@@ -41,8 +41,20 @@ async def run(settings: Settings, url: str, name: str | None = None) -> None:
         log.info("%s is running with %s", held.name, f"{len(desk.exchanges)} account(s)")
         try:
             await _run_loops(settings, held, trader, watching, listening)
-        except* (psycopg.Error, DatabaseError) as group:
-            raise DatabaseError(f"the database is lost: {first_line(group.exceptions[0])}") from None
+        except BaseExceptionGroup as group:
+            raise _reason(group, held) from group
+    log.info("%s has stopped", held.name)
+
+
+def _reason(group: BaseExceptionGroup[BaseException], held: Role) -> BaseException:
+    """What to tell a person: a lost role or database in one sentence, a fault of the program whole."""
+    expected, unexpected = group.split((TallydeskError, psycopg.Error))
+    if unexpected is not None or expected is None:
+        return group
+    first: BaseException = expected
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if isinstance(first, TallydeskError) else DatabaseError(f"{held.name} stops: {first_line(first)}")
 
 
 async def _run_loops(

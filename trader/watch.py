@@ -39,7 +39,7 @@ class Watch:
 
     async def look(self) -> None:
         """Look at every open order once. A venue that cannot be read is read again at the next look."""
-        for account_id, exchange in self._desk.exchanges.items():
+        for account_id, exchange in list(self._desk.exchanges.items()):
             if await self._is_ours(account_id):
                 rows = await fetch_all(self._connection, OPEN, {"account": account_id})
                 with suppress(ExchangeError):

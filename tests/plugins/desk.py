@@ -1,8 +1,8 @@
-"""Fixture `desk`: a database, a simulated venue and real trader processes, with everything between them set up.
+"""Fixture `make_desk`: a database, a simulated venue and real trader processes, with everything between them set up.
 
-Use: `desk = make_desk("--balance", "USDT=1000")`; `desk.strategy("s1", deposit=100)`; `desk.order("s1", side="buy", ...)`;
-`desk.trader()` starts a process; `desk.settled()` waits until nothing is in flight; `desk.check()` proves the invariants
-on both sides.
+Use: `desk = make_desk("--balance", "USDT=1000")`; `desk.strategy("s1", deposit=100)`;
+`desk.order("s1", side="buy", quantity=1)`; `desk.trader()` starts a process; `desk.settled()` waits until nothing is in
+flight; `desk.check()` proves the invariants on both sides.
 """
 
 import json
@@ -26,6 +26,14 @@ from trader.simulator.client_options import ccxt_options
 
 PATIENCE = 60.0
 MARKET = "binance:BTC/USDT"
+MARKET_ROW = """
+INSERT INTO market (exchange_id, symbol, base_id, quote_id, price_tick, quantity_step, quantity_min, cost_min,
+  maker_fee, taker_fee) VALUES (1, 'BTC/USDT', 2, 1, 0.01, 0.00001, 0.00001, 5, 0.001, 0.001)
+"""
+AT_VENUE = """
+SELECT client_order_id::text FROM "order" WHERE venue_order_id IS NOT NULL
+   AND status IN ('accepted', 'partially_filled', 'pending_cancel', 'filled', 'canceled', 'expired')
+"""
 
 
 class Process:
@@ -99,8 +107,7 @@ class Desk:
             "INSERT INTO account (name, exchange_id, mode, credentials) VALUES ('main', 1, 'simulator', 'TEST')"
         )
         self.execute("INSERT INTO asset (code) VALUES ('USDT'), ('BTC'), ('BNB')")
-        self.execute("""INSERT INTO market (exchange_id, symbol, base_id, quote_id, price_tick, quantity_step, quantity_min, cost_min,
-            maker_fee, taker_fee) VALUES (1, 'BTC/USDT', 2, 1, 0.01, 0.00001, 0.00001, 5, 0.001, 0.001)""")
+        self.execute(MARKET_ROW)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -178,11 +185,7 @@ class Desk:
         assert self.execute("SELECT * FROM invariant_violation") == []
         at_venue = Counter(one["client_order_id"] for one in self.venue.orders())
         assert [name for name, count in at_venue.items() if count > 1] == []
-        ours = {
-            str(row.client_order_id)
-            for row in self.execute("""SELECT client_order_id FROM "order"
-            WHERE status IN ('accepted', 'partially_filled', 'pending_cancel', 'filled', 'canceled', 'expired') AND venue_order_id IS NOT NULL""")
-        }
+        ours = {row.client_order_id for row in self.execute(AT_VENUE)}
         assert ours == set(at_venue)
         self._check_balances()
 
