@@ -44,6 +44,7 @@ RUN = "strategy.run"
 SWEEP = "strategy.sweep"
 EXTRA = 1_000
 """Candles read beyond the warm-up, so that a signal which carries something forward has it in sight."""
+LONGEST_ERROR = 1_000
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -217,12 +218,22 @@ async def _ask(connection: Connection, row: Any) -> Wanted:
 
 async def _guarded(work: Callable[[], Result], module: str) -> Result:
     """Run what is not our code in a thread; whatever it raises becomes Stopped, with type, message and line."""
-    try:
-        return await asyncio.to_thread(work)
-    except TallydeskError as error:
-        raise Stopped(str(error)) from error
-    except (Exception, SystemExit) as error:
-        raise Stopped(describe(error, module)) from error
+
+    def attempt() -> Result:
+        # Caught in the thread itself: a StopIteration cannot be handed over to a coroutine.
+        try:
+            return work()
+        except TallydeskError as error:
+            raise Stopped(_storable(str(error))) from error
+        except (Exception, SystemExit) as error:
+            raise Stopped(_storable(describe(error, module))) from error
+
+    return await asyncio.to_thread(attempt)
+
+
+def _storable(text: str) -> str:
+    """What PostgreSQL can keep of a text that somebody else wrote."""
+    return text.replace("\x00", "")[:LONGEST_ERROR]
 
 
 def _load(path: str, params: dict[str, Any]) -> tuple[Strategy[Any], int]:

@@ -50,6 +50,16 @@ class Leaving(Raising):
         raise SystemExit("bye")
 
 
+class Exhausted(Raising):
+    def signal(self, candles):
+        return next(iter([]))
+
+
+class Unprintable(Raising):
+    def signal(self, candles):
+        raise ValueError("a\\x00b" + 5000 * "!")
+
+
 class Wrong(Raising):
     def signal(self, candles):
         return pd.Series(2.0, index=candles.index)
@@ -263,6 +273,8 @@ async def test_it_waits_for_its_open_order_and_then_decides_on_the_same_candle(c
     [
         ("classes:Raising", {}, ["ZeroDivisionError: division by zero", "classes.py:13"]),
         ("classes:Leaving", {}, ["SystemExit: bye", "classes.py:18"]),
+        ("classes:Exhausted", {}, ["StopIteration", "classes.py:23"]),
+        ("classes:Unprintable", {}, ["ValueError: ab!!!"]),
         ("classes:Wrong", {}, ["is 2.0: from -1 to 1 is allowed"]),
         ("classes:Gone", {}, ["Gone", "Follow"]),
         ("gone:Gone", {}, ['no module "gone"']),
