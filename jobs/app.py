@@ -7,7 +7,7 @@ plain functions a pool of few threads), may run twice, and take their `Context` 
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -102,6 +102,7 @@ class Context:
 
     settings: Settings
     pool: Pool
+    connect: Callable[[Account, Settings], Exchange] = connect_account
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack)
     _connected: dict[str, tuple[Any, Exchange]] = field(default_factory=dict)
     _clocks: dict[int, _VenueClock] = field(default_factory=dict)
@@ -138,15 +139,15 @@ class Context:
         return clock.read + timedelta(seconds=time.monotonic() - clock.at)
 
     async def _of_account(self, account: Account) -> Exchange:
-        return await self._keep(f"account {account.id}", account, lambda: connect_account(account, self.settings))
+        return await self._keep(f"account {account.id}", account, lambda: self.connect(account, self.settings))
 
-    async def _keep(self, key: str, row: Any, connect: Any) -> Exchange:
+    async def _keep(self, key: str, row: Any, connect: Callable[[], Exchange]) -> Exchange:
         """The connection under `key`, made anew when its row has changed; the old one may be in use."""
         async with self._connecting:
             known = self._connected.get(key)
             if known is not None and known[0] == row:
                 return known[1]
-            exchange: Exchange = connect()
+            exchange = connect()
             self._closing.push_async_callback(exchange.close)
             self._connected[key] = (row, exchange)
             return exchange

@@ -1,0 +1,328 @@
+"""The queue: what is due, what waits once, what joins a transaction, what is left by the dead."""
+
+import asyncio
+from datetime import timedelta
+
+import psycopg
+import pytest
+from procrastinate import App
+
+from jobs import account, bucket, equity, maintenance, market
+from jobs.app import Context, build_app, defer_in
+from jobs.scheduler import ticks
+from jobs.worker import job_modules
+from tests.plugins._venue import START, Venue, candle, info
+from trader.config import load
+from trader.db import Connection, Identity, connect, fetch_all, fetch_one, open_pool
+
+SEED = """
+INSERT INTO asset (code) VALUES ('BTC'), ('USDT');
+INSERT INTO exchange (name, ccxt_id) VALUES ('binance', 'binance');
+INSERT INTO account (name, exchange_id, mode) VALUES ('main', 1, 'simulator'), ('two', 1, 'simulator');
+INSERT INTO market (exchange_id, symbol, base_id, quote_id) VALUES (1, 'BTC/USDT', 1, 2);
+INSERT INTO bucket_feed (market_id, timeframe_id, collect_since) VALUES (1, 1, '2024-01-01Z'), (1, 60, '2024-01-01Z');
+INSERT INTO strategy (name, account_id, class, market_id, timeframe_id)
+  VALUES ('a', 1, 'm:A', 1, 1), ('b', 1, 'm:A', 1, 1), ('hours', 1, 'm:A', 1, 60);
+INSERT INTO strategy (name, account_id, unit_id, market_id, timeframe_id) VALUES ('hand', 1, 2, 1, 1);
+INSERT INTO strategy (name, account_id, class, market_id, timeframe_id, enabled) VALUES ('off', 1, 'm:A', 1, 1, false);
+"""
+IDENTITY = Identity("worker", "worker-1")
+
+
+@pytest.fixture
+async def db(database: str):
+    async with await connect(database, IDENTITY) as opened:
+        await opened.execute(SEED)
+        yield opened
+
+
+async def jobs_of(db: Connection, task: str | None = None) -> list:
+    rows = await fetch_all(
+        db, "SELECT task_name AS task, args, lock, queueing_lock, status::text FROM procrastinate_jobs ORDER BY id"
+    )
+    return [row for row in rows if task in (None, row.task)]
+
+
+async def due(db: Connection) -> int:
+    return (await db.execute(bucket.DEFER_DUE, bucket.DUE)).rowcount
+
+
+async def clear(db: Connection) -> None:
+    await db.execute("DELETE FROM procrastinate_jobs")
+
+
+async def test_one_job_waits_under_a_queueing_lock(db: Connection, database: str) -> None:
+    connections = [await connect(database, IDENTITY) for _ in range(8)]
+    done = await asyncio.gather(*(defer_in(c, "some.task", queueing_lock="x", lock="x", a=1) for c in connections))
+    for one in connections:
+        await one.close()
+    assert sorted(done) == [False] * 7 + [True]
+    (job,) = await jobs_of(db)
+    assert (job.task, job.args, job.lock, job.queueing_lock, job.status) == ("some.task", {"a": 1}, "x", "x", "todo")
+
+
+async def test_a_job_joins_the_transaction_and_a_taken_lock_does_not_end_it(db: Connection) -> None:
+    async with db.transaction():
+        await defer_in(db, "some.task", queueing_lock="x")
+        raise psycopg.Rollback
+    assert await jobs_of(db) == []
+    await defer_in(db, "some.task", queueing_lock="x")
+    async with db.transaction():
+        assert not await defer_in(db, "some.task", queueing_lock="x")
+        assert await defer_in(db, "some.task")
+    assert len(await jobs_of(db)) == 2
+
+
+async def test_each_feed_that_is_due_is_queued_once(db: Connection) -> None:
+    assert await due(db) == 2
+    assert await due(db) == 0
+    first, second = await jobs_of(db)
+    assert (first.task, first.lock, first.queueing_lock) == ("bucket.update", "feed:1:1", "feed:1:1")
+    assert second.args == {"market_id": 1, "timeframe_id": 60}
+    await db.execute("UPDATE procrastinate_jobs SET status = 'doing'")
+    assert await due(db) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "is_due"),
+    [
+        ("enabled = false", False),
+        ("newest = now() - interval '50 s'", False),
+        ("newest = now() - interval '61 s'", True),
+        ("newest = now() - interval '61 s', updated_at = now() - interval '1 s'", False),
+        ("newest = now() - interval '61 s', updated_at = now() - interval '4 s'", True),
+        ("newest = now(), status = 'building'", True),
+        ("newest = now(), oldest = '2024-02-01Z'", True),
+        ("newest = now() - interval '1 day', status = 'error', updated_at = now() - interval '9 s'", False),
+        ("newest = now() - interval '1 day', status = 'error', updated_at = now() - interval '20 s'", True),
+        ("newest = NULL, status = 'absent', updated_at = now()", False),
+        ("newest = NULL, status = 'absent'", True),
+    ],
+)
+async def test_when_a_feed_is_due(db: Connection, change: str, is_due: bool) -> None:
+    await db.execute("DELETE FROM bucket_feed WHERE timeframe_id = 60")
+    await db.execute(
+        "UPDATE bucket_feed SET status = 'full', oldest = collect_since, updated_at = now() - interval '1 h'"
+    )
+    await db.execute(f"UPDATE bucket_feed SET {change}")
+    assert await due(db) == int(is_due)
+
+
+async def test_replayed_candles_are_always_due(db: Connection) -> None:
+    await db.execute("UPDATE exchange SET replay = true")
+    await db.execute("UPDATE bucket_feed SET status = 'full', newest = '2016-01-01Z', updated_at = now()")
+    assert await due(db) == 2
+
+
+async def test_ten_thousand_feeds_do_not_flood_the_queue(db: Connection) -> None:
+    await db.execute("""INSERT INTO asset (code) SELECT 'A' || i FROM generate_series(1, 2000) i""")
+    await db.execute("""INSERT INTO market (exchange_id, symbol, base_id, quote_id)
+        SELECT 1, code || '/USDT', id, 2 FROM asset WHERE code LIKE 'A%'""")
+    await db.execute("""INSERT INTO bucket_feed (market_id, timeframe_id, collect_since)
+        SELECT m.id, t, '2024-01-01Z' FROM market m, unnest('{1,5,15,60,1440}'::int[]) t WHERE m.id > 1""")
+    await db.execute("UPDATE bucket_feed SET status = 'building', updated_at = now() WHERE market_id > 1000")
+    assert await due(db) == bucket.MOST_WAITING
+    assert await due(db) == 0
+    waiting = {(job.args["market_id"], job.args["timeframe_id"]) for job in await jobs_of(db)}
+    assert all(number <= 1000 for number, _ in waiting)  # those that never ran come before those that are being built
+    await db.execute("DELETE FROM procrastinate_jobs WHERE id IN (SELECT id FROM procrastinate_jobs LIMIT 100)")
+    assert await due(db) == 100
+
+
+async def test_strategies_are_queued_with_the_candles_that_they_decide_on(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(50)], now=START + timedelta(minutes=40.5))
+    feed = await bucket.load_feed(db, 1, 1)
+    await bucket.update_feed(db, venue, feed, venue.now, on_news=bucket.run_strategies)
+    found = await jobs_of(db)
+    assert [(job.task, job.args, job.lock, job.queueing_lock) for job in found] == [
+        ("strategy.run", {"strategy_id": 1}, "strategy:1", "strategy:1"),
+        ("strategy.run", {"strategy_id": 2}, "strategy:2", "strategy:2"),
+    ]
+
+
+async def test_the_sweep_finds_whoever_has_not_decided(db: Connection) -> None:
+    sweep = lambda: db.execute(bucket.SWEEP_STRATEGIES, bucket.SWEEP)  # noqa: E731
+    assert (await sweep()).rowcount == 0  # no candles yet
+    await db.execute("UPDATE bucket_feed SET status = 'full', newest = '2024-01-02Z'")
+    await db.execute("UPDATE strategy SET last_bucket = '2024-01-02Z' WHERE name = 'b'")
+    await db.execute("UPDATE strategy SET last_bucket = '2024-01-01Z' WHERE name = 'hours'")
+    assert (await sweep()).rowcount == 2
+    assert [job.args["strategy_id"] for job in await jobs_of(db)] == [1, 3]
+    await clear(db)
+    await db.execute("UPDATE bucket_feed SET enabled = false")  # imported history: nobody trades on it
+    assert (await sweep()).rowcount == 0
+
+
+async def test_accounts_and_exchanges_are_queued_once_each(db: Connection) -> None:
+    for _ in range(2):
+        await db.execute(account.DEFER_ALL, account.ALL)
+        await db.execute(market.DEFER_ALL, market.ALL)
+    assert [(job.task, job.args) for job in await jobs_of(db)] == [
+        ("account.balances", {"account_id": 1}),
+        ("account.balances", {"account_id": 2}),
+        ("market.sync", {"exchange_id": 1}),
+    ]
+
+
+async def test_every_tick_of_the_scheduler_is_a_statement_that_works(db: Connection) -> None:
+    wanted = ticks(load({"HOME": "/nowhere"}))
+    for tick in wanted:
+        await db.execute(tick.statement, dict(tick.parameters))
+    tasks = {job.task for job in await jobs_of(db)}
+    app = build_app("postgresql://", IDENTITY, job_modules())
+    assert tasks <= set(app.tasks)
+    assert {"equity.sample", "queue.rescue", "queue.prune", "bucket.update"} <= tasks
+
+
+async def doing(db: Connection, task: str, beat: str | None, queueing_lock: str | None = None) -> int:
+    worker = None
+    if beat is not None:
+        statement = "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - %s::interval) RETURNING id"
+        worker = (await fetch_one(db, statement, [beat])).id
+    await defer_in(db, task, queueing_lock=queueing_lock, lock=queueing_lock)
+    job = await fetch_one(db, "SELECT max(id) AS id FROM procrastinate_jobs")
+    await db.execute("UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s WHERE id = %s", [worker, job.id])
+    return int(job.id)
+
+
+async def test_jobs_of_dead_workers_run_again_each_on_its_own(db: Connection) -> None:
+    alive = await doing(db, "alive", "2 s")
+    dead = await doing(db, "dead", "1 min")
+    gone = await doing(db, "gone", None)
+    replaced = await doing(db, "replaced", "1 min", "y")
+    await defer_in(db, "replaced", queueing_lock="y", lock="y")
+    assert await maintenance.rescue_stalled(db) == 3
+    states = {row.id: row.status for row in await fetch_all(db, "SELECT id, status::text FROM procrastinate_jobs")}
+    assert (states[alive], states[dead], states[gone]) == ("doing", "todo", "todo")
+    assert replaced not in states
+    assert [job.status for job in await jobs_of(db, "replaced")] == ["todo"]
+    assert await maintenance.rescue_stalled(db) == 0
+
+
+class Desk:
+    """A worker in this process: an app, and the context that its jobs share, whose venue is a test's."""
+
+    def __init__(self, app: App, context: Context, venue: Venue) -> None:
+        self.app = app
+        self.context = context
+        self.venue = venue
+
+    async def work(self) -> None:
+        """Run every job that waits."""
+        await self.app.run_worker_async(
+            wait=False, delete_jobs="successful", additional_context={"context": self.context},
+            install_signal_handlers=False, listen_notify=False,
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def desk(db: Connection, database: str):
+    async with open_pool(database, IDENTITY, 4) as pool:
+        venue = Venue([candle(i) for i in range(50)], now=START + timedelta(minutes=40.5))
+        context = Context(load({"HOME": "/nowhere"}), pool, connect=lambda _account, _settings: venue)
+        app = build_app(database, IDENTITY, [bucket, account, market, equity, maintenance])
+        async with app.open_async():
+            yield Desk(app, context, venue)
+        await context.close()
+
+
+async def test_the_jobs_do_what_they_say(db: Connection, desk: Desk) -> None:
+    desk.venue.owned = {"USDT": "1000"}
+    desk.venue.infos = [info(), info("ETH/USDT")]
+    await db.execute("UPDATE bucket_feed SET enabled = timeframe_id = 1")
+    for statement, parameters in (
+        (bucket.DEFER_DUE, bucket.DUE),
+        (account.DEFER_ALL, account.ALL),
+        (market.DEFER_ALL, market.ALL),
+    ):
+        await db.execute(statement, parameters)
+    await db.execute("UPDATE strategy SET enabled = false")
+    await desk.work()
+    assert await jobs_of(db) == []
+    assert (await fetch_one(db, "SELECT count(*) AS n FROM bucket")).n == 40
+    assert (await fetch_one(db, "SELECT count(*) AS n FROM account_balance")).n == 2
+    assert (await fetch_one(db, "SELECT count(*) AS n FROM market")).n == 2
+
+
+async def test_a_job_that_fails_is_kept_with_its_reason_at_the_feed(db: Connection, desk: Desk) -> None:
+    desk.venue.errors[0] = RuntimeError("the venue is not well")
+    await due(db)
+    await desk.work()
+    found = await jobs_of(db, "bucket.update")
+    assert [job.status for job in found] == ["failed"]
+    feed = await fetch_one(db, "SELECT status::text, last_error FROM bucket_feed WHERE error_at IS NOT NULL")
+    assert (feed.status, feed.last_error) == ("error", "RuntimeError: the venue is not well")
+
+
+async def test_equity_points_are_written_when_worth_changes(db: Connection, desk: Desk) -> None:
+    async def sample() -> list[tuple[int, ...]]:
+        await defer_in(db, equity.TASK, queueing_lock=equity.TASK)
+        await desk.work()
+        rows = await fetch_all(db, "SELECT strategy_id, equity, unit_value FROM equity_point ORDER BY strategy_id, at")
+        return [(row.strategy_id, row.equity, row.unit_value) for row in rows]
+
+    assert await sample() == []
+    await db.execute("INSERT INTO orders (strategy, type, asset, quantity) VALUES ('hand', 'deposit', 'USDT', 100)")
+    assert await sample() == [(4, 100, 1)]
+    assert await sample() == [(4, 100, 1)]
+    await db.execute("INSERT INTO orders (strategy, type, asset, quantity) VALUES ('hand', 'deposit', 'USDT', 50)")
+    assert await sample() == [(4, 100, 1), (4, 150, 1)]
+
+
+async def test_pruning_keeps_the_last_day(db: Connection, desk: Desk) -> None:
+    for age in ("2 h", "30 h"):
+        await defer_in(db, f"failed {age} ago")
+        await db.execute("UPDATE procrastinate_jobs SET status = 'doing' WHERE status = 'todo'")
+        await db.execute("UPDATE procrastinate_jobs SET status = 'failed' WHERE status = 'doing'")
+        await db.execute(
+            """UPDATE procrastinate_events SET at = now() - %s::interval
+                WHERE job_id = (SELECT max(id) FROM procrastinate_jobs)""",
+            [age],
+        )
+    await db.execute("""INSERT INTO equity_point (strategy_id, at, equity, unit_value)
+        SELECT 4, date_trunc('minute', now()) - interval '2 days' + s * interval '1 s', 1, 1
+          FROM generate_series(0, 119) s""")
+    await defer_in(db, maintenance.PRUNE)
+    await desk.work()
+    assert [job.task for job in await jobs_of(db)] == ["failed 2 h ago"]
+    assert (await fetch_one(db, "SELECT count(*) AS n FROM equity_point")).n == 2
+
+
+async def test_the_venue_clock_is_carried_on_and_none_for_a_replay(db: Connection, desk: Desk) -> None:
+    first = await desk.context.venue_time(db, 1)
+    desk.venue.now += timedelta(hours=5)  # not asked again for a minute
+    second = await desk.context.venue_time(db, 1)
+    assert first is not None
+    assert second is not None
+    assert timedelta(0) <= second - first < timedelta(seconds=5)
+    assert first >= START + timedelta(minutes=40.5)
+    await db.execute("UPDATE exchange SET replay = true")
+    assert await desk.context.venue_time(db, 1) is None
+
+
+async def test_jobs_of_one_lock_never_run_at_the_same_time(db: Connection, database: str) -> None:
+    running, most, done = 0, 0, asyncio.Event()
+
+    async def task(number: int) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await db.execute("SELECT pg_sleep(0.05)")
+        running -= 1
+        if number == 3:
+            done.set()
+
+    app = build_app(database, IDENTITY)
+    app.task(name="t")(task)
+    for number in range(4):
+        await defer_in(db, "t", lock="one", queueing_lock=f"one:{number}", number=number)
+    async with app.open_async():
+        working = asyncio.create_task(
+            app.run_worker_async(concurrency=4, install_signal_handlers=False, fetch_job_polling_interval=0.05)
+        )
+        async with asyncio.timeout(20):
+            await done.wait()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert most == 1
+    assert {job.status for job in await jobs_of(db)} == {"succeeded"}
