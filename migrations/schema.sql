@@ -1,0 +1,1445 @@
+-- The whole schema as it stands: what the migrations lead to. Made by scripts/python -m scripts.schema; do not edit.
+-- procrastinate's own tables come before it (migrations/sql/0001_procrastinate.up.sql).
+
+
+----------------------------------------------------------------------------------------------------
+-- REFERENCE
+----------------------------------------------------------------------------------------------------
+
+-- What the rest refers to: assets, exchanges, accounts, markets, timeframes, strategies.
+
+-- NaN sorts above Infinity in PostgreSQL, so "x > 0" alone lets NaN in: the upper bound is what keeps it out.
+CREATE DOMAIN amount AS numeric(38, 18)
+  CONSTRAINT must_be_a_finite_number CHECK (VALUE > '-Infinity' AND VALUE < 'Infinity');
+CREATE DOMAIN positive_amount AS numeric(38, 18)
+  CONSTRAINT must_be_a_finite_number_above_zero CHECK (VALUE > 0 AND VALUE < 'Infinity');
+COMMENT ON DOMAIN amount IS 'A finite amount of money or of an asset: 18 decimals.';
+COMMENT ON DOMAIN positive_amount IS 'A finite amount above zero.';
+
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION '% on "%" is refused: %', TG_OP, TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = 'restrict_violation';
+END $$;
+COMMENT ON FUNCTION refuse IS 'Trigger: no statement of this kind on this table; the argument says what to do instead.';
+
+CREATE FUNCTION only_from_triggers() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_trigger_depth() < 2 THEN
+    RAISE EXCEPTION '% on "%" is refused: %', TG_OP, TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = 'restrict_violation';
+  END IF;
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION only_from_triggers IS 'Trigger: this table follows other rows and is written by their triggers alone.';
+
+CREATE FUNCTION only_from_processes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF process() = '' AND pg_trigger_depth() < 2 THEN
+    RAISE EXCEPTION '% on "%" is refused: %', TG_OP, TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = 'restrict_violation';
+  END IF;
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION only_from_processes IS 'Trigger: this table is written by Tallydesk''s processes, never by a person.';
+
+CREATE FUNCTION process() RETURNS text LANGUAGE sql STABLE AS $$
+  SELECT coalesce(current_setting('tallydesk.process', true), '') $$;
+COMMENT ON FUNCTION process IS 'Which Tallydesk process this connection belongs to (trader, worker, ...); empty for a person.';
+
+CREATE TABLE asset (
+  id    smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  code  text NOT NULL UNIQUE CONSTRAINT code_has_no_spaces CHECK (code ~ '^\S+$')
+);
+COMMENT ON TABLE asset IS 'Something that can be owned: a currency, a coin, a token. Filled by the market sync.';
+COMMENT ON COLUMN asset.code IS 'The name that ccxt uses: BTC, USDT.';
+CREATE TRIGGER fixed BEFORE UPDATE ON asset FOR EACH STATEMENT EXECUTE FUNCTION refuse('the books name it; insert another asset');
+
+CREATE TABLE exchange (
+  id          smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name        text NOT NULL UNIQUE CONSTRAINT name_has_no_spaces_or_colons CHECK (name ~ '^[^\s:]+$'),
+  ccxt_id     text NOT NULL,
+  replay      boolean NOT NULL DEFAULT false,
+  options     jsonb NOT NULL DEFAULT '{}' CONSTRAINT options_is_an_object CHECK (jsonb_typeof(options) = 'object'),
+  created_at  timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT options_hold_no_secret_put_it_in_the_environment CHECK (NOT jsonb_path_exists(options,
+    '$.** ? (@.type() == "object").keyvalue() ? (@.key like_regex "(secret|passw|pass_?phrase|api[-_]?key|private[-_]?key|access[-_]?token|authorization)|^(token|login|twofa)$" flag "i")'))
+);
+COMMENT ON TABLE exchange IS 'A venue as this desk reaches it.';
+COMMENT ON COLUMN exchange.name IS 'Our name for it; the part before the colon in binance:BTC/USDT.';
+COMMENT ON COLUMN exchange.ccxt_id IS 'Which ccxt class speaks to it.';
+COMMENT ON COLUMN exchange.replay IS 'True when its candles are replayed history, whose stamps run on another clock than requests: then only a later candle proves that an earlier one has closed.';
+COMMENT ON COLUMN exchange.options IS 'Merged as it is into the ccxt constructor''s config.';
+
+CREATE TYPE account_mode AS ENUM ('simulator', 'paper', 'sandbox', 'live');
+
+CREATE TABLE account (
+  id              smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name            text NOT NULL UNIQUE CONSTRAINT name_has_no_spaces_or_colons CHECK (name ~ '^[^\s:]+$'),
+  exchange_id     smallint NOT NULL REFERENCES exchange,
+  mode            account_mode NOT NULL,
+  halted          boolean NOT NULL DEFAULT false,
+  halt_reason     text,
+  credentials     text CONSTRAINT credentials_is_a_prefix_of_environment_variables CHECK (credentials ~ '^[A-Z][A-Z0-9_]*$'),
+  options         jsonb NOT NULL DEFAULT '{}' CONSTRAINT options_is_an_object CHECK (jsonb_typeof(options) = 'object'),
+  receive_window  interval NOT NULL DEFAULT '5 s'
+    CONSTRAINT receive_window_is_between_1_and_60_seconds CHECK (receive_window BETWEEN '1 s' AND '60 s'),
+  price_margin    numeric NOT NULL DEFAULT 0.01
+    CONSTRAINT price_margin_is_between_0_and_1 CHECK (price_margin >= 0 AND price_margin <= 1),
+  created_at      timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT options_hold_no_secret_put_it_in_the_environment CHECK (NOT jsonb_path_exists(options,
+    '$.** ? (@.type() == "object").keyvalue() ? (@.key like_regex "(secret|passw|pass_?phrase|api[-_]?key|private[-_]?key|access[-_]?token|authorization)|^(token|login|twofa)$" flag "i")'))
+);
+COMMENT ON TABLE account IS 'Our credentials and mode at an exchange. UPDATE account SET halted = true stops every send on it, on every machine.';
+COMMENT ON COLUMN account.mode IS 'simulator (our own), paper (no key), sandbox (the venue''s test system) or live (real money; also needs TALLYDESK_ALLOW_LIVE=1).';
+COMMENT ON COLUMN account.halted IS 'True: nothing new is sent, queued orders are denied; cancels still pass.';
+COMMENT ON COLUMN account.halt_reason IS 'Why, for whoever reads it next.';
+COMMENT ON COLUMN account.credentials IS 'Prefix of the environment variables with the keys: MAIN stands for MAIN_API_KEY, MAIN_SECRET and MAIN_PASSWORD.';
+COMMENT ON COLUMN account.options IS 'Merged as it is into the ccxt constructor''s config, over the exchange''s own options.';
+COMMENT ON COLUMN account.receive_window IS 'How long after its own time stamp the venue still accepts a request: past that, "not found" is proof.';
+COMMENT ON COLUMN account.price_margin IS 'Share held on top of the last price for a market buy by quantity, whose cost is not known beforehand.';
+CREATE TRIGGER fixed BEFORE UPDATE ON account FOR EACH ROW WHEN ((OLD.exchange_id, OLD.mode) IS DISTINCT FROM (NEW.exchange_id, NEW.mode))
+  EXECUTE FUNCTION refuse('its books belong to this exchange and mode; add another account');
+CREATE TRIGGER kept BEFORE DELETE ON account FOR EACH STATEMENT
+  EXECUTE FUNCTION refuse('accounts are kept with their books; to stop one: UPDATE account SET halted = true WHERE name = ...');
+
+CREATE TYPE fee_side AS ENUM ('get', 'give', 'base', 'quote', 'other');
+
+CREATE TABLE market (
+  id             int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  exchange_id    smallint NOT NULL REFERENCES exchange,
+  symbol         text NOT NULL,
+  base_id        smallint NOT NULL REFERENCES asset,
+  quote_id       smallint NOT NULL REFERENCES asset,
+  active         boolean NOT NULL DEFAULT true,
+  price_tick     positive_amount,
+  quantity_step  positive_amount,
+  quantity_min   amount,
+  quantity_max   positive_amount,
+  cost_min       amount,
+  maker_fee      numeric NOT NULL DEFAULT 0 CONSTRAINT maker_fee_is_a_share CHECK (maker_fee > -1 AND maker_fee < 1),
+  taker_fee      numeric NOT NULL DEFAULT 0 CONSTRAINT taker_fee_is_a_share CHECK (taker_fee > -1 AND taker_fee < 1),
+  fee_side       fee_side NOT NULL DEFAULT 'get',
+  synced_at      timestamptz NOT NULL DEFAULT now(),
+  UNIQUE (exchange_id, symbol),
+  CONSTRAINT base_is_not_quote CHECK (base_id <> quote_id)
+);
+CREATE INDEX market_base ON market (base_id, quote_id);
+CREATE INDEX market_quote ON market (quote_id, base_id);
+COMMENT ON TABLE market IS 'A pair that an exchange trades, with its rules as the venue states them (NULL: it states none). Filled by the market sync.';
+COMMENT ON COLUMN market.symbol IS 'As ccxt writes it: BTC/USDT.';
+COMMENT ON COLUMN market.quantity_min IS 'The least quantity of an order, in base.';
+COMMENT ON COLUMN market.quantity_max IS 'The largest quantity of an order, in base.';
+COMMENT ON COLUMN market.synced_at IS 'When the market sync last changed this row.';
+COMMENT ON COLUMN market.active IS 'False: the venue does not trade it now; orders on it are denied.';
+COMMENT ON COLUMN market.price_tick IS 'Prices are multiples of this, in quote.';
+COMMENT ON COLUMN market.quantity_step IS 'Quantities are multiples of this, in base.';
+COMMENT ON COLUMN market.cost_min IS 'The least quantity x price, in quote.';
+COMMENT ON COLUMN market.maker_fee IS 'Share of a trade that rests in the book: 0.001 is 0.1 %.';
+COMMENT ON COLUMN market.taker_fee IS 'Share of a trade that takes from the book.';
+COMMENT ON COLUMN market.fee_side IS 'Which side of a trade pays the fee, in ccxt''s words: get is what the trade brings in.';
+CREATE TRIGGER fixed BEFORE UPDATE ON market FOR EACH ROW
+  WHEN ((OLD.exchange_id, OLD.symbol, OLD.base_id, OLD.quote_id) IS DISTINCT FROM (NEW.exchange_id, NEW.symbol, NEW.base_id, NEW.quote_id))
+  EXECUTE FUNCTION refuse('its fills are booked by its exchange, symbol, base and quote; they are fixed');
+
+CREATE TABLE timeframe (
+  id     smallint PRIMARY KEY,
+  name   text NOT NULL UNIQUE,
+  span   interval NOT NULL UNIQUE
+);
+COMMENT ON TABLE timeframe IS 'Lengths of candles, in ccxt''s names.';
+COMMENT ON COLUMN timeframe.id IS 'The minutes in it; 32767 for a month.';
+COMMENT ON COLUMN timeframe.name IS 'As ccxt writes it: 1h.';
+COMMENT ON COLUMN timeframe.span IS 'How long a candle lasts.';
+INSERT INTO timeframe (id, name, span) VALUES
+  (1, '1m', '1 min'), (3, '3m', '3 min'), (5, '5m', '5 min'), (15, '15m', '15 min'), (30, '30m', '30 min'),
+  (60, '1h', '1 h'), (120, '2h', '2 h'), (240, '4h', '4 h'), (360, '6h', '6 h'), (480, '8h', '8 h'), (720, '12h', '12 h'),
+  (1440, '1d', '1 day'), (4320, '3d', '3 days'), (10080, '1w', '7 days'), (32767, '1M', '1 month');
+CREATE TRIGGER fixed BEFORE UPDATE OR DELETE OR TRUNCATE ON timeframe FOR EACH STATEMENT EXECUTE FUNCTION refuse('stored candles rely on it');
+
+CREATE TABLE strategy (
+  id              int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name            text NOT NULL UNIQUE CONSTRAINT name_has_no_spaces CHECK (name ~ '^\S+$'),
+  account_id      smallint NOT NULL REFERENCES account,
+  unit_id         smallint NOT NULL REFERENCES asset,
+  allowance_unit  text NOT NULL,
+  stake           positive_amount NOT NULL DEFAULT 100,
+  stake_unit      text NOT NULL DEFAULT '%',
+  class           text CONSTRAINT class_is_module_colon_class CHECK (class ~ '^[A-Za-z_][\w.]*:[A-Za-z_]\w*$'),
+  market_id       int REFERENCES market,
+  timeframe_id    smallint REFERENCES timeframe,
+  params          jsonb NOT NULL DEFAULT '{}' CONSTRAINT params_is_an_object CHECK (jsonb_typeof(params) = 'object'),
+  enabled         boolean NOT NULL DEFAULT true,
+  error           text,
+  signal          float8,
+  last_bucket     timestamptz,
+  order_ttl       interval NOT NULL DEFAULT '5 min' CONSTRAINT order_ttl_is_above_zero_and_at_most_a_year CHECK (order_ttl > '0' AND order_ttl <= '1 year'),
+  created_at      timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT a_class_needs_a_market_and_a_timeframe CHECK (class IS NULL OR (market_id IS NOT NULL AND timeframe_id IS NOT NULL)),
+  CONSTRAINT a_stake_in_percent_is_at_most_100 CHECK (stake_unit <> '%' OR stake <= 100)
+);
+CREATE INDEX strategy_market ON strategy (market_id, timeframe_id) WHERE enabled;
+COMMENT ON TABLE strategy IS 'A funded, named thing that queues orders: a class that a worker runs, or a person at psql (class NULL).';
+COMMENT ON COLUMN strategy.unit_id IS 'The asset in which its equity and profit are told.';
+COMMENT ON COLUMN strategy.allowance_unit IS 'How the view allowance tells what is free: an asset code, or % of the strategy''s equity.';
+COMMENT ON COLUMN strategy.stake IS 'What an order spends when neither quantity nor quote_quantity is given: see stake_unit.';
+COMMENT ON COLUMN strategy.stake_unit IS '% of the free allowance, or the code of the market''s quote asset for a fixed amount.';
+COMMENT ON COLUMN strategy.class IS 'The code that decides, as module:Class. NULL: orders are written by hand.';
+COMMENT ON COLUMN strategy.params IS 'Values for the class''s declared parameters; the rest keep their defaults.';
+COMMENT ON COLUMN strategy.enabled IS 'False: it is not run, and its queued orders wait.';
+COMMENT ON COLUMN strategy.error IS 'Why its last run failed; NULL after a good one.';
+COMMENT ON COLUMN strategy.signal IS 'What it last wanted: target exposure, -1 to 1.';
+COMMENT ON COLUMN strategy.last_bucket IS 'The close of the candle it last decided on.';
+COMMENT ON COLUMN strategy.order_ttl IS 'An order without expires_at that a trader first sees later than this is denied as stale.';
+
+CREATE FUNCTION strategy_check() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  quote text;
+BEGIN
+  IF TG_OP = 'UPDATE' AND (NEW.account_id, NEW.unit_id) IS DISTINCT FROM (OLD.account_id, OLD.unit_id) THEN
+    RAISE EXCEPTION 'strategy %: account and unit are fixed; add another strategy instead', OLD.name USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF NEW.unit_id IS NULL THEN
+    SELECT quote_id INTO NEW.unit_id FROM market WHERE id = NEW.market_id;
+  END IF;
+  NEW.allowance_unit := coalesce(NEW.allowance_unit, (SELECT code FROM asset WHERE id = NEW.unit_id));
+  IF NEW.allowance_unit <> '%' AND NOT EXISTS (SELECT FROM asset WHERE code = NEW.allowance_unit) THEN
+    RAISE EXCEPTION 'strategy %: allowance_unit "%" is neither %% nor a known asset', NEW.name, NEW.allowance_unit USING ERRCODE = 'check_violation';
+  END IF;
+  IF NEW.market_id IS NOT NULL THEN
+    IF NOT EXISTS (SELECT FROM market m JOIN account a ON a.exchange_id = m.exchange_id WHERE m.id = NEW.market_id AND a.id = NEW.account_id) THEN
+      RAISE EXCEPTION 'strategy %: its market is not at the exchange of its account', NEW.name USING ERRCODE = 'check_violation';
+    END IF;
+    SELECT code INTO quote FROM asset JOIN market ON asset.id = quote_id WHERE market.id = NEW.market_id;
+  END IF;
+  IF NEW.stake_unit <> '%' AND NEW.stake_unit IS DISTINCT FROM coalesce(quote, (SELECT code FROM asset WHERE id = NEW.unit_id)) THEN
+    RAISE EXCEPTION 'strategy %: stake_unit "%" is neither %% nor the quote asset of its market', NEW.name, NEW.stake_unit USING ERRCODE = 'check_violation';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER strategy_check BEFORE INSERT OR UPDATE ON strategy FOR EACH ROW EXECUTE FUNCTION strategy_check();
+CREATE TRIGGER kept BEFORE DELETE ON strategy FOR EACH STATEMENT
+  EXECUTE FUNCTION refuse('strategies are kept with their history; to stop one: UPDATE strategy SET enabled = false WHERE name = ...');
+
+
+----------------------------------------------------------------------------------------------------
+-- CANDLES
+----------------------------------------------------------------------------------------------------
+
+-- Candles: what is kept, and what to keep up to date.
+
+CREATE TYPE bucket_source AS ENUM ('fetched', 'imported', 'derived');
+
+CREATE TABLE bucket (
+  id            uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  market_id     int NOT NULL REFERENCES market,
+  timeframe_id  smallint NOT NULL REFERENCES timeframe,
+  time_close    timestamptz NOT NULL,
+  open          float8 NOT NULL,
+  high          float8 NOT NULL,
+  low           float8 NOT NULL,
+  close         float8 NOT NULL,
+  volume        float8 NOT NULL,
+  source        bucket_source NOT NULL,
+  CONSTRAINT one_bucket_per_market_timeframe_and_close UNIQUE (market_id, timeframe_id, time_close),
+  CONSTRAINT low_is_the_lowest_and_above_zero CHECK (low > 0 AND low <= open AND low <= close),
+  CONSTRAINT high_is_the_highest_and_finite CHECK (high < 'Infinity' AND high >= open AND high >= close),
+  CONSTRAINT time_close_is_between_the_years_1970_and_9000 CHECK (time_close BETWEEN '1970-01-01 00:00+00' AND '9000-01-01 00:00+00'),
+  CONSTRAINT volume_is_finite_and_not_negative CHECK (volume >= 0 AND volume < 'Infinity')
+);
+COMMENT ON TABLE bucket IS 'A closed candle: market data as the venue gave it, never invented, never still open.';
+COMMENT ON COLUMN bucket.open IS 'First price, in quote.';
+COMMENT ON COLUMN bucket.high IS 'Highest price, in quote.';
+COMMENT ON COLUMN bucket.low IS 'Lowest price, in quote.';
+COMMENT ON COLUMN bucket.close IS 'Last price, in quote.';
+COMMENT ON COLUMN bucket.volume IS 'What was traded, in base.';
+COMMENT ON COLUMN bucket.id IS 'Time-ordered, so that writing many touches few pages.';
+COMMENT ON COLUMN bucket.time_close IS 'The end of the candle, exclusive: a 1h candle that opened at 12:00 closes at 13:00.';
+COMMENT ON COLUMN bucket.source IS 'fetched from the venue, imported from a file, or derived from smaller ones.';
+
+CREATE TYPE feed_status AS ENUM ('absent', 'building', 'full', 'error');
+
+CREATE TABLE bucket_feed (
+  market_id      int NOT NULL REFERENCES market,
+  timeframe_id   smallint NOT NULL REFERENCES timeframe,
+  enabled        boolean NOT NULL DEFAULT true,
+  status         feed_status NOT NULL DEFAULT 'absent',
+  collect_since  timestamptz NOT NULL
+    CONSTRAINT collect_since_is_between_the_years_1970_and_9000 CHECK (collect_since BETWEEN '1970-01-01 00:00+00' AND '9000-01-01 00:00+00'),
+  oldest         timestamptz,
+  newest         timestamptz,
+  last_error     text,
+  error_at       timestamptz,
+  updated_at     timestamptz,
+  PRIMARY KEY (market_id, timeframe_id)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE bucket_feed IS 'What to keep up to date: UPDATE it in psql and the next tick obeys.';
+COMMENT ON COLUMN bucket_feed.error_at IS 'When the last update failed; NULL after a good one.';
+COMMENT ON COLUMN bucket_feed.updated_at IS 'When a job last worked on it.';
+COMMENT ON COLUMN bucket_feed.enabled IS 'False: not updated; what is stored stays.';
+COMMENT ON COLUMN bucket_feed.status IS 'absent: nothing stored; building: history is being fetched; full: up to date; error: see last_error.';
+COMMENT ON COLUMN bucket_feed.collect_since IS 'Candles that open before this are not fetched.';
+COMMENT ON COLUMN bucket_feed.oldest IS 'From where on the history has been asked for without a hole (an opening time); moving collect_since back fetches the part before.';
+COMMENT ON COLUMN bucket_feed.newest IS 'The close of the newest candle stored.';
+COMMENT ON COLUMN bucket_feed.last_error IS 'Why the last update failed; NULL after a good one.';
+
+
+----------------------------------------------------------------------------------------------------
+-- ORDER
+----------------------------------------------------------------------------------------------------
+
+-- Orders: the queue, the life of an order, its history, and the lanes through which traders claim.
+
+CREATE TYPE order_type AS ENUM ('market', 'limit', 'deposit', 'withdrawal');
+CREATE TYPE order_side AS ENUM ('buy', 'sell');
+CREATE TYPE order_status AS ENUM ('queued', 'submitted', 'accepted', 'partially_filled', 'pending_cancel',
+                                  'filled', 'canceled', 'expired', 'rejected', 'denied', 'posted');
+
+CREATE TABLE "order" (
+  id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  strategy_id          int NOT NULL REFERENCES strategy,
+  status               order_status NOT NULL DEFAULT 'queued',
+  type                 order_type NOT NULL,
+  side                 order_side,
+  market_id            int REFERENCES market,
+  asset_id             smallint REFERENCES asset,
+  quantity             positive_amount,
+  quote_quantity       positive_amount,
+  limit_price          positive_amount,
+  filled_quantity      amount NOT NULL DEFAULT 0,
+  filled_quote         amount NOT NULL DEFAULT 0,
+  realised             amount NOT NULL DEFAULT 0,
+  reason               text,
+  created_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+  expires_at           timestamptz,
+  bucket_time          timestamptz,
+  cancel_requested_at  timestamptz,
+  updated_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+  account_id           smallint NOT NULL REFERENCES account,
+  client_order_id      uuid NOT NULL DEFAULT gen_random_uuid() UNIQUE,
+  venue_order_id       text,
+  sent_quantity        positive_amount,
+  sent_quote_quantity  positive_amount,
+  sent_price           positive_amount,
+  hold_asset_id        smallint REFERENCES asset,
+  hold_quantity        positive_amount,
+  attempt              int NOT NULL DEFAULT 0,
+  fence                bigint,
+  submitted_at         timestamptz,
+  receive_deadline     timestamptz,
+  in_doubt_since       timestamptz,
+  next_look_at         timestamptz,
+  absences             int NOT NULL DEFAULT 0,
+  CONSTRAINT a_deposit_or_withdrawal_names_an_asset_and_a_quantity_only CHECK (type IN ('market', 'limit')
+    OR (asset_id IS NOT NULL AND quantity IS NOT NULL AND num_nonnulls(side, market_id, quote_quantity, limit_price, bucket_time) = 0)),
+  CONSTRAINT a_market_or_limit_order_names_a_side_and_a_market_and_no_asset CHECK (type NOT IN ('market', 'limit')
+    OR (num_nonnulls(side, market_id) = 2 AND asset_id IS NULL)),
+  CONSTRAINT a_limit_order_has_a_limit_price_and_no_other_has CHECK ((type = 'limit') = (limit_price IS NOT NULL)),
+  CONSTRAINT quantity_or_quote_quantity_or_neither CHECK (num_nonnulls(quantity, quote_quantity) < 2),
+  CONSTRAINT expires_at_is_between_the_years_1970_and_9000 CHECK (expires_at BETWEEN '1970-01-01 00:00+00' AND '9000-01-01 00:00+00'),
+  CONSTRAINT bucket_time_is_between_the_years_1970_and_9000 CHECK (bucket_time BETWEEN '1970-01-01 00:00+00' AND '9000-01-01 00:00+00'),
+  CONSTRAINT one_order_per_strategy_and_candle UNIQUE (strategy_id, bucket_time)
+);
+CREATE INDEX order_queued ON "order" (strategy_id, id) WHERE status = 'queued';
+CREATE INDEX order_submitted ON "order" (account_id, id) WHERE status = 'submitted';
+CREATE INDEX order_open ON "order" (account_id, market_id) WHERE status IN ('accepted', 'partially_filled', 'pending_cancel');
+CREATE UNIQUE INDEX order_venue_order_id ON "order" (account_id, market_id, venue_order_id) WHERE venue_order_id IS NOT NULL;
+ALTER TABLE "order" SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+COMMENT ON TABLE "order" IS 'An intent and its life. Rows are kept for ever; what was asked is fixed once queued. People write to the view orders.';
+COMMENT ON COLUMN "order".type IS 'market, limit, deposit or withdrawal.';
+COMMENT ON COLUMN "order".side IS 'buy or sell; NULL for a deposit or withdrawal.';
+COMMENT ON COLUMN "order".limit_price IS 'The worst price to trade at, in quote; a limit order''s only.';
+COMMENT ON COLUMN "order".created_at IS 'When it was queued or posted.';
+COMMENT ON COLUMN "order".updated_at IS 'When its row last changed.';
+COMMENT ON COLUMN "order".status IS 'queued -> submitted -> accepted -> partially_filled -> filled; denied: refused by us; rejected: refused by the venue; posted: a deposit or withdrawal.';
+COMMENT ON COLUMN "order".quantity IS 'Base to buy or sell, or the amount deposited or withdrawn. NULL with quote_quantity NULL: the strategy''s stake decides (buy), or all that it holds (sell).';
+COMMENT ON COLUMN "order".quote_quantity IS 'Quote to spend (buy) or to raise (sell).';
+COMMENT ON COLUMN "order".filled_quantity IS 'Base traded so far: the sum of its fills.';
+COMMENT ON COLUMN "order".filled_quote IS 'Quote traded so far: the sum of its fills.';
+COMMENT ON COLUMN "order".realised IS 'Profit realised by its fills, in quote, after fees, at average cost.';
+COMMENT ON COLUMN "order".reason IS 'Why it was denied, rejected, canceled or is in doubt.';
+COMMENT ON COLUMN "order".expires_at IS 'If no trader has seen it by then, it is denied as stale. Default: created_at + strategy.order_ttl.';
+COMMENT ON COLUMN "order".bucket_time IS 'The close of the candle that it answers; at most one order per strategy and candle.';
+COMMENT ON COLUMN "order".cancel_requested_at IS 'Set it to cancel the order. The fill may win.';
+COMMENT ON COLUMN "order".client_order_id IS 'Our name for it at the venue.';
+COMMENT ON COLUMN "order".venue_order_id IS 'The venue''s name for it.';
+COMMENT ON COLUMN "order".sent_quantity IS 'Base quantity as sent: rounded to the market''s step.';
+COMMENT ON COLUMN "order".sent_quote_quantity IS 'Quote quantity as sent (a market buy by quote).';
+COMMENT ON COLUMN "order".sent_price IS 'Limit price as sent: rounded to the market''s tick, never to our harm.';
+COMMENT ON COLUMN "order".hold_asset_id IS 'Which asset was reserved for it when it was claimed.';
+COMMENT ON COLUMN "order".hold_quantity IS 'How much was reserved for it when it was claimed; see hold for what is left.';
+COMMENT ON COLUMN "order".attempt IS 'How many times it was made ready to send.';
+COMMENT ON COLUMN "order".fence IS 'Number of the claim that owns it: a trader with an older number may not write.';
+COMMENT ON COLUMN "order".submitted_at IS 'The time stamp that its request is signed with.';
+COMMENT ON COLUMN "order".receive_deadline IS 'After this the venue refuses the request, so "not found" becomes proof.';
+COMMENT ON COLUMN "order".in_doubt_since IS 'Since when nobody can say whether it arrived; NULL: not in doubt.';
+COMMENT ON COLUMN "order".next_look_at IS 'When a trader looks it up at the venue next.';
+COMMENT ON COLUMN "order".absences IS 'How often the venue said "not found" after the receive deadline.';
+
+CREATE TABLE order_event (
+  id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  order_id     bigint NOT NULL REFERENCES "order",
+  at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+  from_status  order_status,
+  to_status    order_status NOT NULL,
+  attempt      int NOT NULL,
+  reason       text,
+  written_by   text NOT NULL
+);
+CREATE INDEX order_event_order ON order_event (order_id, id);
+COMMENT ON TABLE order_event IS 'Every step of every order, written by the database in the same transaction.';
+COMMENT ON COLUMN order_event.at IS 'When the step was taken.';
+COMMENT ON COLUMN order_event.from_status IS 'NULL: the order was made.';
+COMMENT ON COLUMN order_event.to_status IS 'The status that it led to.';
+COMMENT ON COLUMN order_event.attempt IS 'How many times the order had been made ready to send by then.';
+COMMENT ON COLUMN order_event.reason IS 'The order''s reason then.';
+COMMENT ON COLUMN order_event.written_by IS 'The database user and application that took the step.';
+
+CREATE SEQUENCE fence;
+COMMENT ON SEQUENCE fence IS 'Numbers of claims: whoever has the highest number on an order or a lane owns it.';
+
+CREATE TABLE lane (
+  strategy_id  int PRIMARY KEY REFERENCES strategy,
+  account_id   smallint NOT NULL REFERENCES account,
+  owner        uuid,
+  fence        bigint NOT NULL DEFAULT 0,
+  lease_until  timestamptz NOT NULL DEFAULT '-infinity',
+  served_at    timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE lane IS 'One row per strategy: which trader may claim its orders now. Claiming costs by lanes, never by backlog.';
+COMMENT ON COLUMN lane.owner IS 'The instance (role.instance) of the trader that serves the lane.';
+COMMENT ON COLUMN lane.fence IS 'Rises with every claim; orders carry the number of theirs.';
+COMMENT ON COLUMN lane.lease_until IS 'Until when the owner has the lane for itself, unless it dies before.';
+COMMENT ON COLUMN lane.served_at IS 'When it was last served: the least recent comes first.';
+
+CREATE FUNCTION strategy_lane() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO lane (strategy_id, account_id) VALUES (NEW.id, NEW.account_id);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER strategy_lane AFTER INSERT ON strategy FOR EACH ROW EXECUTE FUNCTION strategy_lane();
+CREATE TRIGGER follows BEFORE INSERT OR DELETE ON lane FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows strategies');
+CREATE TRIGGER lent BEFORE UPDATE ON lane FOR EACH STATEMENT
+  EXECUTE FUNCTION only_from_processes('traders lend it; to hold orders back: UPDATE strategy SET enabled = false WHERE name = ...');
+CREATE TRIGGER kept BEFORE TRUNCATE ON lane FOR EACH STATEMENT EXECUTE FUNCTION refuse('it follows strategies');
+
+CREATE FUNCTION order_is_final(status order_status) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT status IN ('filled', 'canceled', 'expired', 'rejected', 'denied', 'posted') $$;
+COMMENT ON FUNCTION order_is_final IS 'No further step follows; late fills are still booked.';
+
+-- The whole state machine. accepted may be skipped: a look-up can find an order already done.
+CREATE FUNCTION order_step_exists(old order_status, new order_status) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE old
+    WHEN 'queued'           THEN new IN ('submitted', 'denied', 'canceled')
+    WHEN 'submitted'        THEN new IN ('accepted', 'partially_filled', 'filled', 'canceled', 'expired', 'rejected', 'denied')
+    WHEN 'accepted'         THEN new IN ('partially_filled', 'pending_cancel', 'filled', 'canceled', 'expired', 'rejected')
+    WHEN 'partially_filled' THEN new IN ('pending_cancel', 'filled', 'canceled', 'expired')
+    WHEN 'pending_cancel'   THEN new IN ('accepted', 'partially_filled', 'filled', 'canceled', 'expired')
+    ELSE false END $$;
+COMMENT ON FUNCTION order_step_exists IS 'Which step may follow which. submitted -> denied: proved never to have reached the venue.';
+
+-- The search path is fixed wherever tables are read: a temporary table of the same name must not answer.
+CREATE FUNCTION order_insert() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  s strategy;
+  ours boolean;
+BEGIN
+  SELECT * INTO s FROM strategy WHERE id = NEW.strategy_id;
+  IF NOT FOUND THEN RETURN NEW; END IF;  -- the foreign key or NOT NULL says it better
+  IF NEW.status <> 'queued' OR num_nonnulls(NEW.venue_order_id, NEW.sent_quantity, NEW.sent_quote_quantity, NEW.sent_price, NEW.hold_asset_id,
+       NEW.hold_quantity, NEW.fence, NEW.submitted_at, NEW.receive_deadline, NEW.in_doubt_since, NEW.next_look_at, NEW.cancel_requested_at, NEW.reason) > 0
+     OR (NEW.filled_quantity, NEW.filled_quote, NEW.realised, NEW.attempt, NEW.absences) <> (0, 0, 0, 0, 0) THEN
+    RAISE EXCEPTION 'a new order starts as queued and empty: give only strategy, type, market, side, quantities, limit_price, expires_at'
+      USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF NEW.market_id IS NOT NULL THEN
+    SELECT m.exchange_id = a.exchange_id INTO ours FROM market m, account a WHERE m.id = NEW.market_id AND a.id = s.account_id;
+    IF NOT ours THEN
+      RAISE EXCEPTION 'strategy % trades on account %, whose exchange does not have this market', s.name,
+        (SELECT name FROM account WHERE id = s.account_id) USING ERRCODE = 'check_violation';
+    END IF;
+  END IF;
+  NEW.account_id := s.account_id;
+  NEW.created_at := clock_timestamp();
+  NEW.updated_at := NEW.created_at;
+  IF NEW.type IN ('deposit', 'withdrawal') THEN
+    NEW.status := 'posted';
+  ELSE
+    NEW.expires_at := coalesce(NEW.expires_at, NEW.created_at + s.order_ttl);
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER order_insert BEFORE INSERT ON "order" FOR EACH ROW EXECUTE FUNCTION order_insert();
+
+CREATE FUNCTION order_update() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF process() = '' AND pg_trigger_depth() < 2 AND to_jsonb(NEW) - 'cancel_requested_at' <> to_jsonb(OLD) - 'cancel_requested_at' THEN
+    RAISE EXCEPTION 'order %: what was asked is fixed once queued, and only a trader moves it on; to cancel it: UPDATE orders SET cancel_requested_at = now() WHERE id = %',
+      OLD.id, OLD.id USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF (NEW.id, NEW.strategy_id, NEW.account_id, NEW.type, NEW.side, NEW.market_id, NEW.asset_id, NEW.quantity, NEW.quote_quantity, NEW.limit_price,
+      NEW.created_at, NEW.expires_at, NEW.bucket_time, NEW.client_order_id) IS DISTINCT FROM
+     (OLD.id, OLD.strategy_id, OLD.account_id, OLD.type, OLD.side, OLD.market_id, OLD.asset_id, OLD.quantity, OLD.quote_quantity, OLD.limit_price,
+      OLD.created_at, OLD.expires_at, OLD.bucket_time, OLD.client_order_id) THEN
+    RAISE EXCEPTION 'order %: what was asked is fixed once queued; cancel it (SET cancel_requested_at = now()) and queue another', OLD.id
+      USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF (NEW.filled_quantity, NEW.filled_quote, NEW.realised) <> (OLD.filled_quantity, OLD.filled_quote, OLD.realised) AND pg_trigger_depth() < 2 THEN
+    RAISE EXCEPTION 'order %: what is filled follows its fills', OLD.id USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF OLD.cancel_requested_at IS NOT NULL AND NEW.cancel_requested_at IS DISTINCT FROM OLD.cancel_requested_at THEN
+    RAISE EXCEPTION 'order %: its cancel is already requested (%)', OLD.id, OLD.cancel_requested_at USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF NEW.cancel_requested_at IS DISTINCT FROM OLD.cancel_requested_at THEN
+    IF order_is_final(OLD.status) THEN
+      RAISE EXCEPTION 'order %: it is % and cannot be canceled any more', OLD.id, OLD.status USING ERRCODE = 'restrict_violation';
+    END IF;
+    IF NEW.cancel_requested_at NOT BETWEEN now() - interval '1 min' AND clock_timestamp() + interval '1 min' THEN
+      RAISE EXCEPTION 'order %: cancel_requested_at is %: only now() will do, a cancel cannot be planned', OLD.id, NEW.cancel_requested_at
+        USING ERRCODE = 'check_violation';
+    END IF;
+    IF OLD.status = 'queued' AND NEW.status = 'queued' THEN
+      NEW.status := 'canceled';
+      NEW.reason := 'canceled before it was sent';
+    END IF;
+  END IF;
+  IF NEW.status <> OLD.status AND NOT order_step_exists(OLD.status, NEW.status) THEN
+    RAISE EXCEPTION 'order %: % -> % is not a step', OLD.id, OLD.status, NEW.status USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF OLD.status <> 'queued' AND (NEW.hold_asset_id, NEW.hold_quantity) IS DISTINCT FROM (OLD.hold_asset_id, OLD.hold_quantity) THEN
+    RAISE EXCEPTION 'order %: what it reserved is fixed once submitted', OLD.id USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF NEW.status = 'submitted' AND num_nonnulls(NEW.hold_asset_id, NEW.hold_quantity, NEW.fence, NEW.submitted_at, NEW.receive_deadline) < 5 THEN
+    RAISE EXCEPTION 'order %: a submitted order has a hold, a fence, submitted_at and receive_deadline', OLD.id USING ERRCODE = 'check_violation';
+  END IF;
+  IF NEW.fence < OLD.fence THEN
+    RAISE EXCEPTION 'order %: fence % is older than %', OLD.id, NEW.fence, OLD.fence USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF NEW.status <> 'submitted' THEN
+    NEW.in_doubt_since := NULL;
+    NEW.next_look_at := NULL;
+  END IF;
+  NEW.updated_at := clock_timestamp();
+  RETURN NEW;
+END $$;
+CREATE TRIGGER order_update BEFORE UPDATE ON "order" FOR EACH ROW EXECUTE FUNCTION order_update();
+CREATE TRIGGER order_kept BEFORE DELETE OR TRUNCATE ON "order" FOR EACH STATEMENT
+  EXECUTE FUNCTION refuse('orders are kept; to cancel one: UPDATE orders SET cancel_requested_at = now() WHERE id = ...');
+
+CREATE FUNCTION order_event_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  writer text := concat_ws(' ', session_user, nullif(current_setting('application_name'), ''));
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    INSERT INTO order_event (order_id, to_status, attempt, reason, written_by)
+      SELECT id, status, attempt, reason, writer FROM new_rows ORDER BY id;
+    IF EXISTS (SELECT FROM new_rows WHERE status = 'queued') THEN
+      PERFORM pg_notify('order_queued', '');  -- constant: one notification per transaction, however many rows
+    END IF;
+  ELSE
+    INSERT INTO order_event (order_id, from_status, to_status, attempt, reason, written_by)
+      SELECT n.id, o.status, n.status, n.attempt, n.reason, writer FROM new_rows n JOIN old_rows o USING (id)
+       WHERE n.status <> o.status OR n.attempt <> o.attempt ORDER BY n.id;
+    IF EXISTS (SELECT FROM new_rows n JOIN old_rows o USING (id)
+                WHERE n.cancel_requested_at IS DISTINCT FROM o.cancel_requested_at AND NOT order_is_final(n.status)) THEN
+      PERFORM pg_notify('order_cancel', '');
+    END IF;
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER order_event_insert AFTER INSERT ON "order" REFERENCING NEW TABLE AS new_rows
+  FOR EACH STATEMENT EXECUTE FUNCTION order_event_insert();
+CREATE TRIGGER order_event_update AFTER UPDATE ON "order" REFERENCING NEW TABLE AS new_rows OLD TABLE AS old_rows
+  FOR EACH STATEMENT EXECUTE FUNCTION order_event_insert();
+CREATE TRIGGER follows BEFORE INSERT ON order_event FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows the orders');
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON order_event FOR EACH STATEMENT EXECUTE FUNCTION refuse('it is append-only');
+
+-- The view that people write to: names instead of numbers, and an error for each thing that can be wrong.
+CREATE VIEW orders AS
+  SELECT o.id, s.name AS strategy, o.status::text AS status, o.type::text AS type, o.side::text AS side,
+         e.name || ':' || m.symbol AS market, a.code AS asset, trim_scale(o.quantity) AS quantity, trim_scale(o.quote_quantity) AS quote_quantity,
+         trim_scale(o.limit_price) AS limit_price, trim_scale(o.filled_quantity) AS filled_quantity,
+         round(o.filled_quote / nullif(o.filled_quantity, 0), 8) AS average_price, trim_scale(o.filled_quote) AS filled_quote,
+         round(o.realised, 8) AS realised, o.reason, o.created_at, o.expires_at, o.bucket_time, o.submitted_at, o.cancel_requested_at, o.updated_at,
+         c.name AS account, o.client_order_id, o.venue_order_id
+    FROM "order" o
+    JOIN strategy s ON s.id = o.strategy_id
+    JOIN account c ON c.id = o.account_id
+    LEFT JOIN market m ON m.id = o.market_id
+    LEFT JOIN exchange e ON e.id = m.exchange_id
+    LEFT JOIN asset a ON a.id = o.asset_id;
+COMMENT ON VIEW orders IS 'Orders by names. INSERT queues, deposits or withdraws; UPDATE ... SET cancel_requested_at = now() cancels.';
+DO $$
+DECLARE
+  c record;
+BEGIN
+  FOR c IN SELECT v.attname AS name, col_description('"order"'::regclass, o.attnum) AS meaning FROM pg_attribute v JOIN pg_attribute o USING (attname)
+            WHERE v.attrelid = 'orders'::regclass AND o.attrelid = '"order"'::regclass AND v.attnum > 0 AND o.attnum > 0 LOOP
+    EXECUTE format('COMMENT ON COLUMN orders.%I IS %L', c.name, c.meaning);
+  END LOOP;
+END $$;
+COMMENT ON COLUMN orders.market IS 'exchange:symbol, as in binance:BTC/USDT.';
+COMMENT ON COLUMN orders.average_price IS 'Mean price of its fills, before fees, in quote.';
+
+CREATE FUNCTION check_amount(field text, value numeric) RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  IF value <= 0 OR value IN ('NaN', 'Infinity') THEN
+    RAISE EXCEPTION '% is %: it must be a finite number above zero', field, value USING ERRCODE = 'check_violation';
+  ELSIF value >= 1e20 THEN
+    RAISE EXCEPTION '% is %: it must be below 1e20', field, value USING ERRCODE = 'check_violation';
+  ELSIF value < 1e-18 THEN
+    RAISE EXCEPTION '% is %: the least is 0.000000000000000001', field, value USING ERRCODE = 'check_violation';
+  END IF;
+END $$;
+COMMENT ON FUNCTION check_amount IS 'Raises an error that names the field if the value is no positive_amount. NULL passes.';
+
+CREATE FUNCTION find_market(p_market text, s strategy) RETURNS int LANGUAGE plpgsql STABLE SET search_path = public, pg_temp AS $$
+DECLARE
+  found int;
+  here text;
+BEGIN
+  SELECT e.name INTO here FROM account a JOIN exchange e ON e.id = a.exchange_id WHERE a.id = s.account_id;
+  SELECT m.id INTO found FROM market m JOIN exchange e ON e.id = m.exchange_id WHERE e.name || ':' || m.symbol = p_market;
+  IF found IS NULL THEN
+    RAISE EXCEPTION 'unknown market "%": write exchange:symbol; % has %', p_market, here, coalesce((SELECT string_agg(format('%s:%s', here, symbol), ', ' ORDER BY symbol)
+      FROM (SELECT symbol FROM market m JOIN account a USING (exchange_id) WHERE a.id = s.account_id ORDER BY symbol LIMIT 5) few),
+      'no market yet (tallydesk market sync)') USING ERRCODE = 'foreign_key_violation';
+  END IF;
+  RETURN found;
+END $$;
+COMMENT ON FUNCTION find_market IS 'The id of a market named as exchange:symbol; an error that lists some if there is none.';
+
+CREATE FUNCTION orders_insert() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  s strategy;
+  market int;
+  asset_ smallint;
+  written int := num_nonnulls(NEW.id, NEW.status, NEW.filled_quantity, NEW.average_price, NEW.filled_quote, NEW.realised, NEW.reason, NEW.created_at,
+    NEW.submitted_at, NEW.cancel_requested_at, NEW.updated_at, NEW.account, NEW.client_order_id, NEW.venue_order_id);
+BEGIN
+  IF written > 0 THEN
+    RAISE EXCEPTION 'give only strategy, type, side, market, asset, quantity, quote_quantity, limit_price, expires_at, bucket_time: the rest is kept by Tallydesk'
+      USING ERRCODE = 'restrict_violation';
+  END IF;
+  SELECT * INTO s FROM strategy WHERE name = NEW.strategy;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'unknown strategy "%": there is %', NEW.strategy, coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM strategy),
+      'none yet (tallydesk strategy add)') USING ERRCODE = 'foreign_key_violation';
+  END IF;
+  IF NEW.type IS NULL OR NEW.type NOT IN ('market', 'limit', 'deposit', 'withdrawal') THEN
+    RAISE EXCEPTION 'unknown type "%": market, limit, deposit or withdrawal', NEW.type USING ERRCODE = 'check_violation';
+  END IF;
+  IF NEW.side NOT IN ('buy', 'sell') THEN
+    RAISE EXCEPTION 'unknown side "%": buy or sell', NEW.side USING ERRCODE = 'check_violation';
+  END IF;
+  PERFORM check_amount('quantity', NEW.quantity), check_amount('quote_quantity', NEW.quote_quantity), check_amount('limit_price', NEW.limit_price);
+  IF NEW.type IN ('deposit', 'withdrawal') THEN
+    IF NEW.asset IS NULL OR NEW.quantity IS NULL OR num_nonnulls(NEW.side, NEW.market, NEW.quote_quantity, NEW.limit_price, NEW.bucket_time) > 0 THEN
+      RAISE EXCEPTION 'a % names an asset and a quantity, and nothing else', NEW.type USING ERRCODE = 'check_violation';
+    END IF;
+    SELECT id INTO asset_ FROM asset WHERE code = NEW.asset;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'unknown asset "%": known are %', NEW.asset, coalesce((SELECT string_agg(code, ', ' ORDER BY code) FROM (SELECT code FROM asset ORDER BY code LIMIT 8) few),
+        'none yet (tallydesk market sync)') USING ERRCODE = 'foreign_key_violation';
+    END IF;
+  ELSE
+    IF NEW.side IS NULL OR NEW.market IS NULL OR NEW.asset IS NOT NULL THEN
+      RAISE EXCEPTION 'a % order names a side and a market, and no asset', NEW.type USING ERRCODE = 'check_violation';
+    END IF;
+    IF (NEW.type = 'limit') <> (NEW.limit_price IS NOT NULL) THEN
+      RAISE EXCEPTION 'a limit order needs a limit_price, a market order takes none' USING ERRCODE = 'check_violation';
+    END IF;
+    IF num_nonnulls(NEW.quantity, NEW.quote_quantity) > 1 THEN
+      RAISE EXCEPTION 'give quantity or quote_quantity or neither, not both' USING ERRCODE = 'check_violation';
+    END IF;
+    market := find_market(NEW.market, s);
+  END IF;
+  INSERT INTO "order" (strategy_id, type, side, market_id, asset_id, quantity, quote_quantity, limit_price, expires_at, bucket_time)
+    VALUES (s.id, NEW.type::order_type, NEW.side::order_side, market, asset_, NEW.quantity, NEW.quote_quantity, NEW.limit_price, NEW.expires_at, NEW.bucket_time)
+    RETURNING id, status, created_at, expires_at, client_order_id INTO NEW.id, NEW.status, NEW.created_at, NEW.expires_at, NEW.client_order_id;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER orders_insert INSTEAD OF INSERT ON orders FOR EACH ROW EXECUTE FUNCTION orders_insert();
+
+CREATE FUNCTION orders_change() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  column_ text;
+BEGIN
+  IF TG_OP = 'DELETE' THEN
+    RAISE EXCEPTION 'orders are kept; to cancel one: UPDATE orders SET cancel_requested_at = now() WHERE id = %', OLD.id USING ERRCODE = 'restrict_violation';
+  END IF;
+  SELECT n.key INTO column_ FROM jsonb_each(to_jsonb(NEW)) n JOIN jsonb_each(to_jsonb(OLD)) o USING (key)
+   WHERE n.value IS DISTINCT FROM o.value AND key <> 'cancel_requested_at' LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'order %: % cannot be changed; to cancel it: UPDATE orders SET cancel_requested_at = now() WHERE id = %', OLD.id, column_, OLD.id
+      USING ERRCODE = 'restrict_violation';
+  END IF;
+  UPDATE "order" SET cancel_requested_at = NEW.cancel_requested_at WHERE id = OLD.id;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER orders_change INSTEAD OF UPDATE OR DELETE ON orders FOR EACH ROW EXECUTE FUNCTION orders_change();
+
+
+----------------------------------------------------------------------------------------------------
+-- LEDGER
+----------------------------------------------------------------------------------------------------
+
+-- Money: facts (fills, deposits, withdrawals, adjustments), the double-entry ledger that they post, and what is kept of it
+-- (balances, holds, positions) so that reading costs the same however long the history is.
+
+CREATE TYPE ledger_account_kind AS ENUM ('strategy', 'unallocated', 'funding', 'venue', 'fees', 'external', 'suspense', 'in_transit');
+
+CREATE TABLE ledger_account (
+  id           int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  account_id   smallint NOT NULL REFERENCES account,
+  kind         ledger_account_kind NOT NULL,
+  strategy_id  int REFERENCES strategy,
+  UNIQUE NULLS NOT DISTINCT (account_id, kind, strategy_id),
+  CONSTRAINT a_strategy_if_and_only_if_the_kind_says_so CHECK ((kind = 'strategy') = (strategy_id IS NOT NULL))
+);
+CREATE UNIQUE INDEX ledger_account_strategy ON ledger_account (strategy_id) WHERE strategy_id IS NOT NULL;
+COMMENT ON TABLE ledger_account IS 'Between what the ledger moves assets: each strategy, and per exchange account the kinds below.';
+COMMENT ON COLUMN ledger_account.kind IS 'At the venue: strategy, unallocated (nobody''s yet), external (other people''s trades), suspense (unexplained), in_transit. Elsewhere: funding (where money comes from), venue (the other side of our trades), fees.';
+
+CREATE FUNCTION ledger_accounts_of_account() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO ledger_account (account_id, kind)
+    SELECT NEW.id, kind FROM unnest(enum_range(NULL::ledger_account_kind)) kind WHERE kind <> 'strategy';
+  RETURN NULL;
+END $$;
+CREATE TRIGGER ledger_accounts AFTER INSERT ON account FOR EACH ROW EXECUTE FUNCTION ledger_accounts_of_account();
+CREATE FUNCTION ledger_account_of_strategy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO ledger_account (account_id, kind, strategy_id) VALUES (NEW.account_id, 'strategy', NEW.id);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER ledger_account AFTER INSERT ON strategy FOR EACH ROW EXECUTE FUNCTION ledger_account_of_strategy();
+
+CREATE TYPE liquidity AS ENUM ('maker', 'taker');
+CREATE TYPE fill_source AS ENUM ('answer', 'look-up', 'poll');
+
+CREATE TABLE fill (
+  id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  order_id      bigint NOT NULL REFERENCES "order",
+  traded_at     timestamptz NOT NULL,
+  side          order_side NOT NULL,
+  quantity      positive_amount NOT NULL,
+  price         positive_amount NOT NULL,
+  quote         amount NOT NULL,
+  fee           amount NOT NULL,
+  fee_asset_id  smallint REFERENCES asset,
+  fee_value     amount,
+  liquidity     liquidity,
+  account_id    smallint NOT NULL REFERENCES account,
+  market_id     int NOT NULL REFERENCES market,
+  trade_id      text NOT NULL,
+  source        fill_source NOT NULL,
+  booked_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  CONSTRAINT a_trade_is_booked_once UNIQUE (account_id, market_id, trade_id, side),
+  CONSTRAINT a_fee_names_its_asset CHECK (fee = 0 OR fee_asset_id IS NOT NULL)
+);
+CREATE INDEX fill_order ON fill (order_id);
+CREATE INDEX fill_market ON fill (market_id, id);
+COMMENT ON TABLE fill IS 'One execution, as the venue reported it. A fact: booked in whatever state its order is, once, for ever.';
+COMMENT ON COLUMN fill.traded_at IS 'The venue''s time of the trade.';
+COMMENT ON COLUMN fill.side IS 'That of its order.';
+COMMENT ON COLUMN fill.quantity IS 'Base traded.';
+COMMENT ON COLUMN fill.price IS 'In quote for one base.';
+COMMENT ON COLUMN fill.liquidity IS 'maker: it rested in the book; taker: it took from it; NULL: the venue did not say.';
+COMMENT ON COLUMN fill.booked_at IS 'When we booked it.';
+COMMENT ON COLUMN fill.quote IS 'quantity x price.';
+COMMENT ON COLUMN fill.fee IS 'In fee_asset; negative is a rebate.';
+COMMENT ON COLUMN fill.fee_value IS 'The fee in the market''s quote asset, at the price of the fill; NULL if no price of the fee asset was known.';
+COMMENT ON COLUMN fill.trade_id IS 'The venue''s number of the trade. Unique with account, market and side: a trade between two of our own orders has two sides.';
+COMMENT ON COLUMN fill.source IS 'How we learned of it: the answer to our request, a look-up of an order in doubt, or the regular poll.';
+
+CREATE TYPE adjustment_kind AS ENUM ('opening', 'external', 'suspense');
+
+CREATE TABLE adjustment (
+  id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  account_id  smallint NOT NULL REFERENCES account,
+  asset_id    smallint NOT NULL REFERENCES asset,
+  kind        adjustment_kind NOT NULL,
+  quantity    amount NOT NULL CONSTRAINT quantity_is_not_zero CHECK (quantity <> 0),
+  reason      text NOT NULL,
+  created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE adjustment IS 'What the venue holds that no order of ours explains. Never touches a strategy.';
+COMMENT ON COLUMN adjustment.quantity IS 'Positive: the venue has more; negative: less.';
+COMMENT ON COLUMN adjustment.reason IS 'Why, for whoever reads it next.';
+COMMENT ON COLUMN adjustment.kind IS 'opening: what was there when the account was first read (becomes unallocated); external: other people''s doing; suspense: unexplained.';
+
+CREATE TYPE ledger_kind AS ENUM ('deposit', 'withdrawal', 'trade', 'fee', 'adjustment');
+
+CREATE TABLE ledger (
+  id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at             timestamptz NOT NULL DEFAULT clock_timestamp(),
+  kind           ledger_kind NOT NULL,
+  from_id        int NOT NULL REFERENCES ledger_account,
+  to_id          int NOT NULL REFERENCES ledger_account,
+  asset_id       smallint NOT NULL REFERENCES asset,
+  quantity       positive_amount NOT NULL,
+  order_id       bigint REFERENCES "order",
+  fill_id        bigint REFERENCES fill,
+  adjustment_id  bigint REFERENCES adjustment,
+  CONSTRAINT it_moves CHECK (from_id <> to_id),
+  CONSTRAINT it_has_a_cause CHECK (num_nonnulls(order_id, adjustment_id) = 1)
+);
+CREATE INDEX ledger_order ON ledger (order_id);
+COMMENT ON TABLE ledger IS 'Append-only double entry: each row moves quantity of an asset from one ledger account to another, so it balances by construction.';
+COMMENT ON COLUMN ledger.at IS 'When it was booked.';
+COMMENT ON COLUMN ledger.kind IS 'Which fact caused it.';
+COMMENT ON COLUMN ledger.quantity IS 'How much of the asset moved from from_id to to_id.';
+
+CREATE TABLE balance (
+  ledger_account_id  int NOT NULL REFERENCES ledger_account,
+  asset_id           smallint NOT NULL REFERENCES asset,
+  total              amount NOT NULL DEFAULT 0,
+  held               amount NOT NULL DEFAULT 0 CONSTRAINT held_is_not_negative CHECK (held >= 0),
+  PRIMARY KEY (ledger_account_id, asset_id)
+) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE balance IS 'What each ledger account at a venue has: the sum of its ledger rows, kept by triggers. Facts always post, even below zero.';
+COMMENT ON COLUMN balance.total IS 'What is there, held or free.';
+COMMENT ON COLUMN balance.held IS 'Reserved by orders in flight or open: the sum of its holds. Free is total - held.';
+
+CREATE TABLE hold (
+  order_id           bigint PRIMARY KEY REFERENCES "order",
+  ledger_account_id  int NOT NULL,
+  asset_id           smallint NOT NULL,
+  quantity           amount NOT NULL CONSTRAINT quantity_is_not_negative CHECK (quantity >= 0),
+  FOREIGN KEY (ledger_account_id, asset_id) REFERENCES balance
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE hold IS 'Funds that an order in flight or open still reserves. Follows the orders; gone when they are final.';
+COMMENT ON COLUMN hold.quantity IS 'What is still reserved: it shrinks with each fill.';
+
+CREATE TABLE position (
+  strategy_id  int NOT NULL REFERENCES strategy,
+  market_id    int NOT NULL REFERENCES market,
+  quantity     amount NOT NULL DEFAULT 0,
+  cost         amount NOT NULL DEFAULT 0,
+  realised     amount NOT NULL DEFAULT 0,
+  fees         amount NOT NULL DEFAULT 0,
+  trades       int NOT NULL DEFAULT 0,
+  wins         int NOT NULL DEFAULT 0,
+  PRIMARY KEY (strategy_id, market_id)
+) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE position IS 'What a strategy holds on a market and made of it, at average cost, in the market''s quote; kept by triggers.';
+COMMENT ON COLUMN position.quantity IS 'Base held, net of fees paid in base.';
+COMMENT ON COLUMN position.cost IS 'What that quantity cost, fees included; cost / quantity is the average cost.';
+COMMENT ON COLUMN position.realised IS 'Profit of what was sold, after fees.';
+COMMENT ON COLUMN position.fees IS 'Fees paid, in whatever asset, valued in quote at the fill.';
+COMMENT ON COLUMN position.trades IS 'Sell orders that traded: each closes some of the position.';
+COMMENT ON COLUMN position.wins IS 'How many of those realised a profit.';
+
+CREATE TABLE flow (
+  order_id     bigint PRIMARY KEY REFERENCES "order",
+  strategy_id  int NOT NULL REFERENCES strategy,
+  value        amount NOT NULL,
+  equity       amount NOT NULL,
+  units        numeric NOT NULL,
+  unit_value   numeric NOT NULL
+);
+CREATE INDEX flow_strategy ON flow (strategy_id, order_id);
+COMMENT ON TABLE flow IS 'Deposits (+) and withdrawals (-) in the strategy''s unit. Each buys units at equity / units, so that money coming and going is no profit.';
+COMMENT ON COLUMN flow.value IS 'What came (+) or went (-), at the price of that moment.';
+COMMENT ON COLUMN flow.equity IS 'The strategy''s equity just before.';
+COMMENT ON COLUMN flow.units IS 'Units bought (+) or sold (-); the time-weighted return is equity / units - 1.';
+COMMENT ON COLUMN flow.unit_value IS 'What a unit was worth then. A strategy that was emptied goes on at this when money comes again.';
+
+-- Who may write what: facts are written once, the rest follows.
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger FOR EACH STATEMENT
+  EXECUTE FUNCTION refuse('the ledger is append-only; a contrary deposit, withdrawal or adjustment corrects it');
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON fill FOR EACH STATEMENT EXECUTE FUNCTION refuse('a fill is a fact of the venue');
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON adjustment FOR EACH STATEMENT EXECUTE FUNCTION refuse('insert a contrary adjustment');
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON flow FOR EACH STATEMENT EXECUTE FUNCTION refuse('it follows deposits and withdrawals');
+CREATE TRIGGER follows BEFORE INSERT ON ledger FOR EACH STATEMENT
+  EXECUTE FUNCTION only_from_triggers('it follows fills, deposits, withdrawals and adjustments; INSERT INTO orders instead');
+CREATE TRIGGER follows BEFORE INSERT ON flow FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows deposits and withdrawals');
+CREATE TRIGGER follows BEFORE INSERT OR UPDATE OR DELETE ON balance FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows the ledger and the holds');
+CREATE TRIGGER follows BEFORE INSERT OR UPDATE OR DELETE ON position FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows the fills');
+CREATE TRIGGER follows BEFORE INSERT OR UPDATE OR DELETE ON hold FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows the orders');
+CREATE TRIGGER follows BEFORE INSERT OR UPDATE OR DELETE ON ledger_account FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows accounts and strategies');
+CREATE TRIGGER kept BEFORE TRUNCATE ON balance FOR EACH STATEMENT EXECUTE FUNCTION refuse('it follows the ledger and the holds');
+CREATE TRIGGER kept BEFORE TRUNCATE ON position FOR EACH STATEMENT EXECUTE FUNCTION refuse('it follows the fills');
+CREATE TRIGGER kept BEFORE TRUNCATE ON hold FOR EACH STATEMENT EXECUTE FUNCTION refuse('it follows the orders');
+
+-- What an asset is worth: the newest close of the market between the two at this exchange, else the last fill there. NULL: nobody knows.
+CREATE FUNCTION market_price(p_market int) RETURNS numeric LANGUAGE sql STABLE AS $$
+  SELECT coalesce(
+    (SELECT b.close::numeric FROM bucket_feed f
+       JOIN LATERAL (SELECT close, time_close FROM bucket WHERE market_id = f.market_id AND timeframe_id = f.timeframe_id ORDER BY time_close DESC LIMIT 1) b ON true
+      WHERE f.market_id = p_market ORDER BY b.time_close DESC LIMIT 1),
+    (SELECT price FROM fill WHERE market_id = p_market ORDER BY id DESC LIMIT 1)) $$;
+COMMENT ON FUNCTION market_price IS 'Quote for one base: the newest close of its feeds, else its last fill; NULL if there is neither.';
+
+CREATE FUNCTION asset_price(p_asset int, p_unit int, p_exchange int) RETURNS numeric LANGUAGE sql STABLE AS $$
+  SELECT CASE WHEN p_asset = p_unit THEN 1 ELSE coalesce(
+    (SELECT market_price(id) FROM market WHERE base_id = p_asset AND quote_id = p_unit AND exchange_id = p_exchange),
+    (SELECT 1 / market_price(id) FROM market WHERE base_id = p_unit AND quote_id = p_asset AND exchange_id = p_exchange)) END $$;
+COMMENT ON FUNCTION asset_price IS 'Units of p_unit for one p_asset at an exchange, by the market between them; NULL if there is none with a price.';
+
+CREATE FUNCTION strategy_equity(p_strategy int) RETURNS TABLE (equity numeric, unpriced text[]) LANGUAGE sql STABLE AS $$
+  SELECT coalesce(sum(b.total * p.price), 0), array_agg(a.code ORDER BY a.code) FILTER (WHERE p.price IS NULL)
+    FROM strategy s
+    JOIN account c ON c.id = s.account_id
+    JOIN ledger_account l ON l.strategy_id = s.id
+    JOIN balance b ON b.ledger_account_id = l.id AND b.total <> 0
+    JOIN asset a ON a.id = b.asset_id
+    CROSS JOIN LATERAL (SELECT asset_price(b.asset_id, s.unit_id, c.exchange_id) AS price) p
+   WHERE s.id = p_strategy $$;
+COMMENT ON FUNCTION strategy_equity IS 'What a strategy is worth in its unit; assets that nobody can price are left out and named.';
+
+-- Ledger -> balance. Counterparties outside the venue (funding, venue, fees) are not kept: they would be one hot row for all strategies.
+CREATE FUNCTION ledger_post() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO balance AS b (ledger_account_id, asset_id, total)
+    SELECT x.id, x.asset_id, sum(x.delta)
+      FROM (SELECT from_id AS id, asset_id, -quantity AS delta FROM new_rows UNION ALL SELECT to_id, asset_id, quantity FROM new_rows) x
+      JOIN ledger_account l ON l.id = x.id AND l.kind NOT IN ('funding', 'venue', 'fees')
+     GROUP BY x.id, x.asset_id ORDER BY x.id, x.asset_id  -- one lock order everywhere: no deadlock
+    ON CONFLICT (ledger_account_id, asset_id) DO UPDATE SET total = b.total + EXCLUDED.total;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER ledger_post AFTER INSERT ON ledger REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION ledger_post();
+
+-- Order -> hold. A hold is an intent, so it is refused when it exceeds what is free.
+CREATE FUNCTION order_hold() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO hold (order_id, ledger_account_id, asset_id, quantity)
+    SELECT n.id, l.id, n.hold_asset_id, n.hold_quantity FROM new_rows n JOIN old_rows o USING (id) JOIN ledger_account l ON l.strategy_id = n.strategy_id
+     WHERE o.status = 'queued' AND n.status = 'submitted';
+  DELETE FROM hold h USING new_rows n JOIN old_rows o USING (id)
+    WHERE h.order_id = n.id AND order_is_final(n.status) AND NOT order_is_final(o.status);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER order_hold AFTER UPDATE ON "order" REFERENCING NEW TABLE AS new_rows OLD TABLE AS old_rows
+  FOR EACH STATEMENT EXECUTE FUNCTION order_hold();
+
+CREATE FUNCTION hold_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  wrong record;
+BEGIN
+  UPDATE balance b SET held = b.held + n.quantity
+    FROM (SELECT ledger_account_id, asset_id, sum(quantity) AS quantity FROM new_rows GROUP BY 1, 2) n
+   WHERE (b.ledger_account_id, b.asset_id) = (n.ledger_account_id, n.asset_id);
+  SELECT s.name, a.code, b.total - b.held AS free INTO wrong FROM new_rows n JOIN balance b USING (ledger_account_id, asset_id)
+    JOIN ledger_account l ON l.id = b.ledger_account_id JOIN strategy s ON s.id = l.strategy_id JOIN asset a ON a.id = b.asset_id
+   WHERE b.held > b.total LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'strategy %: its allowance is too small by % %', wrong.name, trim_scale(-wrong.free), wrong.code USING ERRCODE = 'check_violation';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER hold_insert AFTER INSERT ON hold REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION hold_insert();
+
+CREATE FUNCTION hold_update() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  UPDATE balance b SET held = b.held - d.quantity
+    FROM (SELECT o.ledger_account_id, o.asset_id, sum(o.quantity - n.quantity) AS quantity FROM old_rows o JOIN new_rows n USING (order_id) GROUP BY 1, 2) d
+   WHERE (b.ledger_account_id, b.asset_id) = (d.ledger_account_id, d.asset_id) AND d.quantity <> 0;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER hold_update AFTER UPDATE ON hold REFERENCING NEW TABLE AS new_rows OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION hold_update();
+
+CREATE FUNCTION hold_delete() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  UPDATE balance b SET held = b.held - o.quantity
+    FROM (SELECT ledger_account_id, asset_id, sum(quantity) AS quantity FROM old_rows GROUP BY 1, 2) o
+   WHERE (b.ledger_account_id, b.asset_id) = (o.ledger_account_id, o.asset_id) AND o.quantity <> 0;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER hold_delete AFTER DELETE ON hold REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION hold_delete();
+
+-- Deposits and withdrawals post in the INSERT itself.
+CREATE FUNCTION order_post() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  o record;
+  free numeric;
+  price numeric;
+  worth numeric;
+  equity_ numeric;
+  units_ numeric;
+  unit_value_ numeric;
+BEGIN
+  FOR o IN SELECT n.id, n.strategy_id, n.type, n.asset_id, n.quantity, s.name, s.unit_id, a.code, c.exchange_id, l.id AS ledger_account_id, u.id AS unallocated_id
+             FROM new_rows n JOIN strategy s ON s.id = n.strategy_id JOIN asset a ON a.id = n.asset_id JOIN account c ON c.id = s.account_id
+             JOIN ledger_account l ON l.strategy_id = s.id JOIN ledger_account u ON u.account_id = s.account_id AND u.kind = 'unallocated'
+            WHERE n.type IN ('deposit', 'withdrawal') ORDER BY n.strategy_id, n.id LOOP
+    PERFORM FROM strategy WHERE id = o.strategy_id FOR NO KEY UPDATE;  -- deposits of one strategy one after the other
+    PERFORM FROM balance WHERE ledger_account_id = o.ledger_account_id ORDER BY asset_id FOR UPDATE;
+    SELECT total - held INTO free FROM balance WHERE ledger_account_id = o.ledger_account_id AND asset_id = o.asset_id;
+    IF o.type = 'withdrawal' AND coalesce(free, 0) < o.quantity THEN
+      RAISE EXCEPTION 'strategy % can withdraw at most % %, not %', o.name, trim_scale(greatest(coalesce(free, 0), 0)), o.code, trim_scale(o.quantity)
+        USING ERRCODE = 'check_violation', HINT = 'What open orders hold is not free: select * from allowance;';
+    END IF;
+    price := asset_price(o.asset_id, o.unit_id, o.exchange_id);
+    IF price IS NULL THEN
+      RAISE EXCEPTION 'strategy %: nobody knows what % is worth yet; deposit % or import candles of a market between the two first', o.name, o.code,
+        (SELECT code FROM asset WHERE id = o.unit_id) USING ERRCODE = 'check_violation';
+    END IF;
+    worth := CASE o.type WHEN 'deposit' THEN 1 ELSE -1 END * o.quantity * price;
+    SELECT equity INTO equity_ FROM strategy_equity(o.strategy_id);
+    SELECT coalesce(sum(units), 0) INTO units_ FROM flow WHERE strategy_id = o.strategy_id;
+    SELECT unit_value INTO unit_value_ FROM flow WHERE strategy_id = o.strategy_id ORDER BY order_id DESC LIMIT 1;
+    unit_value_ := CASE WHEN units_ > 0 AND equity_ > 0 THEN equity_ / units_ WHEN units_ > 0 THEN 1 ELSE coalesce(unit_value_, 1) END;
+    INSERT INTO flow (order_id, strategy_id, value, equity, units, unit_value)  -- rounded: each division would add digits for ever
+      VALUES (o.id, o.strategy_id, worth, equity_,
+        round(CASE WHEN units_ > 0 AND equity_ > 0 THEN worth * units_ / equity_ ELSE worth / unit_value_ END, 30), round(unit_value_, 30));
+    INSERT INTO ledger (kind, from_id, to_id, asset_id, quantity, order_id) VALUES (o.type::text::ledger_kind,
+      CASE o.type WHEN 'deposit' THEN o.unallocated_id ELSE o.ledger_account_id END,
+      CASE o.type WHEN 'deposit' THEN o.ledger_account_id ELSE o.unallocated_id END, o.asset_id, o.quantity, o.id);
+    PERFORM position_deposit(o.strategy_id, o.asset_id, o.quantity * sign(worth), worth, o.unit_id, o.exchange_id);
+  END LOOP;
+  RETURN NULL;
+END $$;
+
+CREATE FUNCTION position_deposit(p_strategy int, p_asset int, p_quantity numeric, p_value numeric, p_unit int, p_exchange int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO position AS p (strategy_id, market_id, quantity, cost)
+    SELECT p_strategy, id, p_quantity, p_value FROM market WHERE base_id = p_asset AND quote_id = p_unit AND exchange_id = p_exchange
+    ON CONFLICT (strategy_id, market_id) DO UPDATE SET quantity = p.quantity + p_quantity,
+      cost = CASE WHEN p_quantity > 0 OR p.quantity <= 0 THEN p.cost + p_value ELSE p.cost * greatest(0, 1 + p_quantity / p.quantity) END;
+END $$;
+COMMENT ON FUNCTION position_deposit IS 'An asset that is deposited has cost what it is worth then; one that is withdrawn takes its share of the cost along.';
+CREATE TRIGGER order_post AFTER INSERT ON "order" REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION order_post();
+
+-- Fill -> ledger, order, hold, position.
+CREATE FUNCTION fill_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  m record;
+BEGIN
+  IF process() = '' THEN
+    RAISE EXCEPTION 'INSERT on "fill" is refused: fills come from the venue' USING ERRCODE = 'restrict_violation';
+  END IF;
+  SELECT o.side, o.account_id, o.market_id, o.status, k.base_id, k.quote_id, k.exchange_id INTO m
+    FROM "order" o JOIN market k ON k.id = o.market_id WHERE o.id = NEW.order_id;
+  IF NOT FOUND OR m.status = 'queued' THEN
+    RAISE EXCEPTION 'order %: it was never sent, so it has no fills', NEW.order_id USING ERRCODE = 'check_violation';
+  END IF;
+  NEW.side := m.side; NEW.account_id := m.account_id; NEW.market_id := m.market_id;
+  NEW.quote := NEW.quantity * NEW.price;
+  NEW.fee_value := NEW.fee * CASE WHEN NEW.fee = 0 OR NEW.fee_asset_id = m.quote_id THEN 1 WHEN NEW.fee_asset_id = m.base_id THEN NEW.price
+                                  ELSE asset_price(NEW.fee_asset_id, m.quote_id, m.exchange_id) END;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER fill_insert BEFORE INSERT ON fill FOR EACH ROW EXECUTE FUNCTION fill_insert();
+
+CREATE FUNCTION fill_post() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  f record;
+  gain numeric;
+BEGIN
+  IF NOT EXISTS (SELECT FROM new_rows) THEN RETURN NULL; END IF;
+  INSERT INTO ledger (kind, from_id, to_id, asset_id, quantity, order_id, fill_id)
+    SELECT x.kind::ledger_kind, CASE WHEN x.delta < 0 THEN l.id ELSE w.id END, CASE WHEN x.delta < 0 THEN w.id ELSE l.id END, x.asset_id, abs(x.delta), n.order_id, n.id
+      FROM new_rows n JOIN "order" o ON o.id = n.order_id JOIN market m ON m.id = n.market_id JOIN ledger_account l ON l.strategy_id = o.strategy_id
+     CROSS JOIN LATERAL (VALUES ('trade', 'venue', m.base_id, CASE n.side WHEN 'buy' THEN n.quantity ELSE -n.quantity END),
+                                ('trade', 'venue', m.quote_id, CASE n.side WHEN 'buy' THEN -n.quote ELSE n.quote END),
+                                ('fee', 'fees', n.fee_asset_id, -n.fee)) x (kind, other, asset_id, delta)
+      JOIN ledger_account w ON w.account_id = n.account_id AND w.kind = x.other::ledger_account_kind
+     WHERE round(x.delta, 18) <> 0 ORDER BY n.id, x.asset_id;
+  FOR f IN SELECT n.*, o.strategy_id, m.base_id, m.quote_id FROM new_rows n JOIN "order" o ON o.id = n.order_id JOIN market m ON m.id = n.market_id
+            ORDER BY o.strategy_id, n.id LOOP
+    gain := position_fill(f.strategy_id, f.market_id, f.side, f.quantity, f.quote, coalesce(f.fee_value, 0),
+                          CASE WHEN f.fee_asset_id = f.base_id THEN f.fee ELSE 0 END);
+    UPDATE position p SET trades = p.trades + (o.filled_quantity = 0)::int, wins = p.wins + (o.realised + gain > 0)::int - (o.realised > 0)::int
+      FROM "order" o WHERE o.id = f.order_id AND f.side = 'sell' AND p.strategy_id = f.strategy_id AND p.market_id = f.market_id;
+    UPDATE "order" SET filled_quantity = filled_quantity + f.quantity, filled_quote = filled_quote + f.quote, realised = realised + gain WHERE id = f.order_id;
+    UPDATE hold SET quantity = greatest(0, quantity - CASE f.side WHEN 'buy' THEN f.quote ELSE f.quantity END - CASE WHEN f.fee_asset_id = asset_id THEN greatest(f.fee, 0) ELSE 0 END)
+      WHERE order_id = f.order_id;
+  END LOOP;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER fill_post AFTER INSERT ON fill REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION fill_post();
+
+CREATE FUNCTION position_fill(p_strategy int, p_market int, p_side order_side, p_quantity numeric, p_quote numeric, p_fee numeric, p_fee_base numeric)
+RETURNS numeric LANGUAGE plpgsql AS $$
+DECLARE
+  p record;
+  fee_cash numeric := CASE WHEN p_fee_base = 0 THEN p_fee ELSE 0 END;  -- a fee in base is in the quantity already
+  share numeric;
+  gain numeric := 0;
+BEGIN
+  INSERT INTO position (strategy_id, market_id) VALUES (p_strategy, p_market) ON CONFLICT DO NOTHING;
+  SELECT * INTO p FROM position WHERE strategy_id = p_strategy AND market_id = p_market FOR UPDATE;
+  IF p_side = 'buy' THEN
+    UPDATE position SET quantity = p.quantity + p_quantity - p_fee_base, cost = p.cost + p_quote + fee_cash, fees = p.fees + p_fee
+     WHERE strategy_id = p_strategy AND market_id = p_market;
+  ELSE
+    share := CASE WHEN p.quantity > 0 THEN least(1, (p_quantity + p_fee_base) / p.quantity) ELSE 1 END;
+    gain := round(p_quote - fee_cash - p.cost * share, 18);
+    UPDATE position SET quantity = p.quantity - p_quantity - p_fee_base, cost = p.cost - p.cost * share, fees = p.fees + p_fee, realised = p.realised + gain
+     WHERE strategy_id = p_strategy AND market_id = p_market;
+  END IF;
+  RETURN gain;
+END $$;
+COMMENT ON FUNCTION position_fill IS 'Average cost with fees inside: a buy adds quantity and cost, a sell takes its share of the cost along and realises the rest. Returns what it realised.';
+
+CREATE FUNCTION adjustment_post() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO ledger (kind, from_id, to_id, asset_id, quantity, adjustment_id)
+    SELECT 'adjustment', CASE WHEN n.quantity > 0 THEN f.id ELSE t.id END, CASE WHEN n.quantity > 0 THEN t.id ELSE f.id END, n.asset_id, abs(n.quantity), n.id
+      FROM new_rows n JOIN ledger_account f ON f.account_id = n.account_id AND f.kind = 'funding'
+      JOIN ledger_account t ON t.account_id = n.account_id
+       AND t.kind = (CASE n.kind WHEN 'opening' THEN 'unallocated' ELSE n.kind::text END)::ledger_account_kind
+     ORDER BY n.id;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER adjustment_post AFTER INSERT ON adjustment REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION adjustment_post();
+
+
+----------------------------------------------------------------------------------------------------
+-- OPERATIONS
+----------------------------------------------------------------------------------------------------
+
+-- Running it: who is alive, what went wrong, what the venue says we own, how equity went.
+
+CREATE TABLE role (
+  name        text PRIMARY KEY,
+  kind        text NOT NULL,
+  instance    uuid NOT NULL,
+  host        text NOT NULL,
+  started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  beat_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 30);
+COMMENT ON TABLE role IS 'The processes of the desk. One is alive if its session advisory lock is held and its beat is fresh; no process id is stored.';
+COMMENT ON COLUMN role.kind IS 'scheduler, worker or trader.';
+COMMENT ON COLUMN role.host IS 'The machine that it runs on.';
+COMMENT ON COLUMN role.started_at IS 'When this instance began.';
+COMMENT ON COLUMN role.name IS 'scheduler, worker-1, trader-1, ...: the lock is hashtextextended(''role:'' || name, 0).';
+COMMENT ON COLUMN role.instance IS 'New at every start; lanes name it as their owner. Its lock is hashtextextended(instance::text, 0).';
+COMMENT ON COLUMN role.beat_at IS 'Written every few seconds over the connection that holds the locks.';
+
+CREATE TYPE severity AS ENUM ('notice', 'warning', 'critical');
+
+CREATE TABLE incident (
+  id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+  severity     severity NOT NULL,
+  kind         text NOT NULL,
+  message      text NOT NULL,
+  account_id   smallint REFERENCES account,
+  order_id     bigint REFERENCES "order",
+  resolved_at  timestamptz
+);
+CREATE INDEX incident_open ON incident (at) WHERE resolved_at IS NULL;
+COMMENT ON TABLE incident IS 'What a person should look at: late fills, over-fills, orders that stay in doubt. Set resolved_at when it is dealt with.';
+COMMENT ON COLUMN incident.at IS 'When it was seen.';
+COMMENT ON COLUMN incident.severity IS 'critical: money or orders may be wrong; warning: soon; notice: good to know.';
+COMMENT ON COLUMN incident.kind IS 'What sort of thing, in a few fixed words.';
+COMMENT ON COLUMN incident.message IS 'What happened, for a person.';
+COMMENT ON COLUMN incident.resolved_at IS 'When a person dealt with it; NULL: open.';
+
+CREATE TABLE account_balance (
+  account_id  smallint NOT NULL REFERENCES account,
+  asset_id    smallint NOT NULL REFERENCES asset,
+  total       amount NOT NULL,
+  free        amount NOT NULL,
+  used        amount NOT NULL,
+  ledger      amount NOT NULL,
+  settled     boolean NOT NULL,
+  read_at     timestamptz NOT NULL,
+  PRIMARY KEY (account_id, asset_id)
+);
+COMMENT ON TABLE account_balance IS 'What the venue last said we own, beside what the ledger said then. A venue that does not answer leaves the last value standing.';
+COMMENT ON COLUMN account_balance.total IS 'As the venue said: free and used.';
+COMMENT ON COLUMN account_balance.free IS 'As the venue said: not in its open orders.';
+COMMENT ON COLUMN account_balance.used IS 'As the venue said: in its open orders.';
+COMMENT ON COLUMN account_balance.read_at IS 'When the venue was read.';
+COMMENT ON COLUMN account_balance.ledger IS 'What the ledger had at the venue at that moment: strategies, unallocated, external, suspense, in transit.';
+COMMENT ON COLUMN account_balance.settled IS 'False: an order was in flight while the venue was read, so a difference says nothing yet.';
+
+CREATE TABLE equity_point (
+  strategy_id  int NOT NULL REFERENCES strategy,
+  at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+  equity       amount NOT NULL,
+  unit_value   numeric NOT NULL,
+  PRIMARY KEY (strategy_id, at)
+);
+COMMENT ON TABLE equity_point IS 'How a strategy''s worth went, in its unit: written by a job.';
+COMMENT ON COLUMN equity_point.at IS 'When it was sampled.';
+COMMENT ON COLUMN equity_point.equity IS 'The strategy''s worth then, in its unit.';
+COMMENT ON COLUMN equity_point.unit_value IS 'Equity per unit bought by deposits: 1 at the start, so it shows the strategy and not the money that came and went.';
+
+CREATE TABLE drawdown (
+  strategy_id   int PRIMARY KEY REFERENCES strategy,
+  peak          numeric NOT NULL,
+  max_drawdown  numeric NOT NULL
+) WITH (fillfactor = 30);
+COMMENT ON TABLE drawdown IS 'The highest unit value so far and the deepest fall from a peak, kept from equity_point.';
+COMMENT ON COLUMN drawdown.peak IS 'The highest unit value so far, at least 1.';
+COMMENT ON COLUMN drawdown.max_drawdown IS 'A share: 0.25 is a fall of 25 % from a peak.';
+
+CREATE FUNCTION equity_point_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO drawdown AS d (strategy_id, peak, max_drawdown) VALUES (NEW.strategy_id, greatest(1, NEW.unit_value), greatest(0, 1 - NEW.unit_value))
+    ON CONFLICT (strategy_id) DO UPDATE SET peak = greatest(d.peak, NEW.unit_value),
+      max_drawdown = greatest(d.max_drawdown, 1 - NEW.unit_value / greatest(d.peak, NEW.unit_value));
+  RETURN NULL;
+END $$;
+CREATE TRIGGER equity_point_insert AFTER INSERT ON equity_point FOR EACH ROW EXECUTE FUNCTION equity_point_insert();
+CREATE TRIGGER follows BEFORE INSERT OR UPDATE OR DELETE ON drawdown FOR EACH STATEMENT EXECUTE FUNCTION only_from_triggers('it follows equity_point');
+CREATE TRIGGER kept BEFORE TRUNCATE ON drawdown FOR EACH STATEMENT EXECUTE FUNCTION refuse('it follows equity_point');
+CREATE TRIGGER written BEFORE INSERT OR UPDATE OR DELETE ON equity_point FOR EACH STATEMENT
+  EXECUTE FUNCTION only_from_processes('a job writes how equity went');
+CREATE TRIGGER kept BEFORE TRUNCATE ON equity_point FOR EACH STATEMENT EXECUTE FUNCTION refuse('a job writes how equity went');
+CREATE TRIGGER written BEFORE INSERT OR UPDATE OR DELETE ON account_balance FOR EACH STATEMENT
+  EXECUTE FUNCTION only_from_processes('it is what the venue said; a job reads it again');
+CREATE TRIGGER kept BEFORE TRUNCATE ON account_balance FOR EACH STATEMENT EXECUTE FUNCTION refuse('it is what the venue said; a job reads it again');
+
+
+----------------------------------------------------------------------------------------------------
+-- VIEWS
+----------------------------------------------------------------------------------------------------
+
+-- What people read.
+
+CREATE VIEW allowance AS
+  SELECT s.name AS strategy, a.code AS asset, trim_scale(b.total - b.held) AS free, trim_scale(b.held) AS held, trim_scale(b.total) AS total,
+         CASE s.allowance_unit WHEN '%' THEN round(100 * (b.total - b.held) * p.in_unit / nullif(e.equity, 0), 2)
+              ELSE round((b.total - b.held) * asset_price(b.asset_id, (SELECT id FROM asset WHERE code = s.allowance_unit), c.exchange_id), 8) END AS allowance,
+         s.allowance_unit AS unit
+    FROM strategy s
+    JOIN account c ON c.id = s.account_id
+    JOIN ledger_account l ON l.strategy_id = s.id
+    JOIN balance b ON b.ledger_account_id = l.id
+    JOIN asset a ON a.id = b.asset_id
+    CROSS JOIN LATERAL (SELECT asset_price(b.asset_id, s.unit_id, c.exchange_id) AS in_unit) p
+    CROSS JOIN LATERAL strategy_equity(s.id) e;
+COMMENT ON VIEW allowance IS 'What each strategy may still spend: what it was funded with, plus what it made, minus what it lost, minus what its orders hold.';
+COMMENT ON COLUMN allowance.free IS 'total - held: what orders may still take.';
+COMMENT ON COLUMN allowance.held IS 'Reserved by orders in flight or open.';
+COMMENT ON COLUMN allowance.total IS 'What the strategy has of the asset.';
+COMMENT ON COLUMN allowance.unit IS 'What the column allowance is told in.';
+COMMENT ON COLUMN allowance.allowance IS 'The free part told in the strategy''s allowance_unit: an asset, or % of its equity. NULL: no price is known.';
+
+CREATE VIEW holding AS
+  SELECT s.name AS strategy, c.name AS account, a.code AS asset, trim_scale(b.total) AS total, trim_scale(b.held) AS held,
+         round(k.cost / nullif(k.quantity, 0), 8) AS average_cost, round(p.price, 8) AS price, round(b.total * p.price, 8) AS value, u.code AS unit
+    FROM strategy s
+    JOIN account c ON c.id = s.account_id
+    JOIN asset u ON u.id = s.unit_id
+    JOIN ledger_account l ON l.strategy_id = s.id
+    JOIN balance b ON b.ledger_account_id = l.id AND b.total <> 0
+    JOIN asset a ON a.id = b.asset_id
+    LEFT JOIN market m ON m.exchange_id = c.exchange_id AND m.base_id = b.asset_id AND m.quote_id = s.unit_id
+    LEFT JOIN position k ON k.strategy_id = s.id AND k.market_id = m.id
+    CROSS JOIN LATERAL (SELECT asset_price(b.asset_id, s.unit_id, c.exchange_id) AS price) p;
+COMMENT ON VIEW holding IS 'What each strategy owns, at what average cost, and what it is worth now in the strategy''s unit.';
+COMMENT ON COLUMN holding.total IS 'What the strategy has of the asset.';
+COMMENT ON COLUMN holding.held IS 'How much of it open orders reserve.';
+COMMENT ON COLUMN holding.average_cost IS 'In unit for one asset, fees included.';
+COMMENT ON COLUMN holding.price IS 'In unit for one asset: the last candle close, else the last fill.';
+COMMENT ON COLUMN holding.value IS 'total at that price.';
+COMMENT ON COLUMN holding.unit IS 'The asset that the strategy is told in.';
+
+CREATE VIEW equity AS
+  SELECT s.id AS strategy_id, s.name AS strategy, e.equity, u.code AS unit, e.unpriced, f.paid_in, f.units,
+         coalesce(e.equity / nullif(f.units, 0), (SELECT unit_value FROM flow WHERE strategy_id = s.id ORDER BY order_id DESC LIMIT 1), 1) AS unit_value
+    FROM strategy s
+    JOIN asset u ON u.id = s.unit_id
+    CROSS JOIN LATERAL strategy_equity(s.id) e
+    CROSS JOIN LATERAL (SELECT coalesce(sum(value), 0) AS paid_in, coalesce(sum(units), 0) AS units FROM flow WHERE strategy_id = s.id) f;
+COMMENT ON VIEW equity IS 'What each strategy is worth in its unit, by the last candle closes.';
+COMMENT ON COLUMN equity.equity IS 'Everything it has, at the last prices.';
+COMMENT ON COLUMN equity.unit IS 'The asset that the strategy is told in.';
+COMMENT ON COLUMN equity.paid_in IS 'Deposits minus withdrawals, each at the price of its moment.';
+COMMENT ON COLUMN equity.units IS 'Units that its deposits bought.';
+COMMENT ON COLUMN equity.unpriced IS 'Assets that are left out because nobody knows their price.';
+COMMENT ON COLUMN equity.unit_value IS 'Equity per unit bought by deposits: 1 at the start; minus 1 it is the time-weighted return.';
+
+CREATE VIEW performance AS
+  SELECT e.strategy, e.unit, round(f.deposits, 8) AS deposits, round(f.withdrawals, 8) AS withdrawals, round(e.equity, 8) AS equity,
+         round(e.equity - e.paid_in, 8) AS profit, round(p.realised, 8) AS realised, round(p.unrealised, 8) AS unrealised, round(p.fees, 8) AS fees,
+         round(100 * (e.unit_value - 1), 4) AS return_percent,
+         round(100 * greatest(d.max_drawdown, 1 - e.unit_value / greatest(d.peak, e.unit_value, 1)), 4) AS max_drawdown_percent,
+         p.trades, round(100.0 * p.wins / nullif(p.trades, 0), 2) AS win_percent, e.unpriced
+    FROM equity e
+    JOIN strategy s ON s.id = e.strategy_id
+    JOIN account c ON c.id = s.account_id
+    LEFT JOIN drawdown d ON d.strategy_id = s.id
+    CROSS JOIN LATERAL (SELECT coalesce(sum(value) FILTER (WHERE value > 0), 0) AS deposits, coalesce(-sum(value) FILTER (WHERE value < 0), 0) AS withdrawals
+                          FROM flow WHERE strategy_id = s.id) f
+    CROSS JOIN LATERAL (
+      SELECT coalesce(sum(k.realised * r.rate), 0) AS realised, coalesce(sum((CASE WHEN k.quantity = 0 THEN 0 ELSE k.quantity * market_price(m.id) END - k.cost) * r.rate), 0) AS unrealised,
+             coalesce(sum(k.fees * r.rate), 0) AS fees, coalesce(sum(k.trades), 0)::int AS trades, coalesce(sum(k.wins), 0)::int AS wins
+        FROM position k JOIN market m ON m.id = k.market_id
+        CROSS JOIN LATERAL (SELECT asset_price(m.quote_id, s.unit_id, c.exchange_id) AS rate) r
+       WHERE k.strategy_id = s.id) p;
+COMMENT ON VIEW performance IS 'What each strategy made, in its unit. Deposits and withdrawals never touch profit.';
+COMMENT ON COLUMN performance.unit IS 'The asset that all amounts here are told in.';
+COMMENT ON COLUMN performance.deposits IS 'All that came, at the prices of the moment.';
+COMMENT ON COLUMN performance.withdrawals IS 'All that went, at the prices of the moment.';
+COMMENT ON COLUMN performance.equity IS 'Everything it has, at the last prices.';
+COMMENT ON COLUMN performance.fees IS 'Paid in any asset, valued at the fill; part of realised and unrealised already.';
+COMMENT ON COLUMN performance.unpriced IS 'Assets that are left out because nobody knows their price.';
+COMMENT ON COLUMN performance.profit IS 'Equity minus what was paid in, net.';
+COMMENT ON COLUMN performance.realised IS 'From what was sold, at average cost, after fees.';
+COMMENT ON COLUMN performance.unrealised IS 'What is held, at the last close, minus its cost.';
+COMMENT ON COLUMN performance.return_percent IS 'Time-weighted: equity per unit minus 1, where each deposit buys units at equity / units.';
+COMMENT ON COLUMN performance.max_drawdown_percent IS 'The deepest fall of the unit value from a peak.';
+COMMENT ON COLUMN performance.trades IS 'Sell orders that traded.';
+COMMENT ON COLUMN performance.win_percent IS 'Share of those that realised a profit.';
+
+CREATE VIEW order_in_doubt AS
+  SELECT o.id, s.name AS strategy, c.name AS account, e.name || ':' || m.symbol AS market, o.side::text AS side, trim_scale(h.quantity) AS held, a.code AS held_asset,
+         date_trunc('milliseconds', clock_timestamp() - o.submitted_at) AS age, o.receive_deadline, o.attempt, o.absences, o.next_look_at, o.reason, o.client_order_id
+    FROM "order" o
+    JOIN strategy s ON s.id = o.strategy_id
+    JOIN account c ON c.id = o.account_id
+    JOIN market m ON m.id = o.market_id
+    JOIN exchange e ON e.id = m.exchange_id
+    LEFT JOIN hold h ON h.order_id = o.id
+    LEFT JOIN asset a ON a.id = h.asset_id
+   WHERE o.status = 'submitted' AND (o.in_doubt_since IS NOT NULL OR o.receive_deadline < clock_timestamp());
+COMMENT ON VIEW order_in_doubt IS 'Sent, and nobody can say yet whether it arrived. Its funds stay held until evidence settles it.';
+COMMENT ON COLUMN order_in_doubt.held IS 'What is still reserved for it.';
+COMMENT ON COLUMN order_in_doubt.age IS 'Since it was signed.';
+DO $$
+DECLARE
+  c record;
+BEGIN
+  FOR c IN SELECT v.attname AS name, col_description('"order"'::regclass, o.attnum) AS meaning FROM pg_attribute v JOIN pg_attribute o USING (attname)
+            WHERE v.attrelid = 'order_in_doubt'::regclass AND o.attrelid = '"order"'::regclass AND v.attnum > 0 AND o.attnum > 0 LOOP
+    EXECUTE format('COMMENT ON COLUMN order_in_doubt.%I IS %L', c.name, c.meaning);
+  END LOOP;
+END $$;
+
+CREATE VIEW reconciliation AS
+  SELECT c.name AS account, a.code AS asset, trim_scale(v.total) AS venue, trim_scale(v.ledger) AS ledger,
+         CASE WHEN v.settled THEN trim_scale(v.total - v.ledger) END AS drift,
+         trim_scale(coalesce(b.strategies, 0)) AS strategies, trim_scale(coalesce(b.unallocated, 0)) AS unallocated, v.read_at
+    FROM account c
+    JOIN (SELECT l.account_id, b.asset_id, sum(b.total) FILTER (WHERE l.kind = 'strategy') AS strategies, sum(b.total) FILTER (WHERE l.kind = 'unallocated') AS unallocated
+            FROM balance b JOIN ledger_account l ON l.id = b.ledger_account_id GROUP BY 1, 2) b ON b.account_id = c.id
+    FULL JOIN account_balance v ON v.account_id = b.account_id AND v.asset_id = b.asset_id
+    JOIN asset a ON a.id = coalesce(v.asset_id, b.asset_id)
+   WHERE coalesce(v.total, 0) <> 0 OR coalesce(v.ledger, 0) <> 0 OR coalesce(b.strategies, 0) <> 0 OR coalesce(b.unallocated, 0) <> 0;
+COMMENT ON VIEW reconciliation IS 'The venue''s balances beside the ledger. venue NULL: never read.';
+COMMENT ON COLUMN reconciliation.venue IS 'What the venue said it has of ours.';
+COMMENT ON COLUMN reconciliation.ledger IS 'What our books had then.';
+COMMENT ON COLUMN reconciliation.read_at IS 'When the venue was read.';
+COMMENT ON COLUMN reconciliation.drift IS 'venue - ledger, both at read_at. NULL: an order was in flight then, or the venue was never read.';
+COMMENT ON COLUMN reconciliation.strategies IS 'What strategies have of it now.';
+COMMENT ON COLUMN reconciliation.unallocated IS 'What nobody was given yet; below zero: more was given out than was ever there.';
+
+CREATE VIEW bucket_gap AS
+  SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe, g.previous AS gap_from, g.time_close - t.span AS gap_to,
+         (extract(epoch FROM g.time_close - t.span - g.previous) / nullif(extract(epoch FROM t.span), 0))::bigint AS missing
+    FROM (SELECT market_id, timeframe_id, time_close, lag(time_close) OVER (PARTITION BY market_id, timeframe_id ORDER BY time_close) AS previous FROM bucket) g
+    JOIN timeframe t ON t.id = g.timeframe_id
+    JOIN market m ON m.id = g.market_id
+    JOIN exchange e ON e.id = m.exchange_id
+   WHERE g.time_close - t.span > g.previous;
+COMMENT ON VIEW bucket_gap IS 'Candles that are not there: between gap_from and gap_to the venue gave none. Reads all candles: filter by market and timeframe.';
+COMMENT ON COLUMN bucket_gap.gap_from IS 'Close of the last candle before.';
+COMMENT ON COLUMN bucket_gap.gap_to IS 'Opening of the next candle that is there.';
+COMMENT ON COLUMN bucket_gap.missing IS 'How many candles that is.';
+
+CREATE VIEW job_status AS
+  SELECT task_name AS task, count(*) FILTER (WHERE status = 'todo') AS waiting, count(*) FILTER (WHERE status = 'doing') AS running,
+         count(*) FILTER (WHERE status = 'succeeded') AS succeeded, count(*) FILTER (WHERE status = 'failed') AS failed,
+         min(scheduled_at) FILTER (WHERE status = 'todo') AS next_at, max(attempts) AS most_attempts
+    FROM procrastinate_jobs GROUP BY task_name;
+COMMENT ON VIEW job_status IS 'Jobs by task. Finished ones are pruned after a while.';
+COMMENT ON COLUMN job_status.waiting IS 'Not begun.';
+COMMENT ON COLUMN job_status.running IS 'Being worked on.';
+COMMENT ON COLUMN job_status.succeeded IS 'Done, and not pruned yet.';
+COMMENT ON COLUMN job_status.failed IS 'Ended by an error.';
+COMMENT ON COLUMN job_status.next_at IS 'When the next waiting one is due.';
+COMMENT ON COLUMN job_status.most_attempts IS 'Of any job of this task.';
+
+CREATE VIEW role_status AS
+  SELECT r.name, r.kind, r.host,
+         EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                    AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended('role:' || r.name, 0)) AS alive,
+         date_trunc('seconds', clock_timestamp() - r.beat_at) AS since_beat, r.started_at
+    FROM role r;
+COMMENT ON VIEW role_status IS 'The processes of the desk, and which of them live.';
+COMMENT ON COLUMN role_status.alive IS 'Its advisory lock is held now.';
+COMMENT ON COLUMN role_status.since_beat IS 'How long ago it last beat; a live one beats every few seconds.';
+
+-- What is kept against the facts it is kept from. Always empty.
+CREATE VIEW invariant_violation AS
+  SELECT 'balance is the sum of its ledger rows' AS rule, format('ledger account %s, asset %s', k.id, k.asset_id) AS what, b.total::text AS kept, f.total::text AS facts
+    FROM balance b FULL JOIN (
+      SELECT x.id, x.asset_id, sum(x.delta) AS total
+        FROM (SELECT from_id AS id, asset_id, -quantity AS delta FROM ledger UNION ALL SELECT to_id, asset_id, quantity FROM ledger) x
+        JOIN ledger_account l ON l.id = x.id AND l.kind NOT IN ('funding', 'venue', 'fees') GROUP BY 1, 2) f ON f.id = b.ledger_account_id AND f.asset_id = b.asset_id
+    CROSS JOIN LATERAL (SELECT coalesce(b.ledger_account_id, f.id) AS id, coalesce(b.asset_id, f.asset_id) AS asset_id) k
+   WHERE coalesce(b.total, 0) <> coalesce(f.total, 0)
+  UNION ALL
+  SELECT 'held is the sum of holds', format('ledger account %s, asset %s', b.ledger_account_id, b.asset_id), b.held::text, coalesce(h.quantity, 0)::text
+    FROM balance b LEFT JOIN (SELECT ledger_account_id, asset_id, sum(quantity) AS quantity FROM hold GROUP BY 1, 2) h USING (ledger_account_id, asset_id)
+   WHERE b.held <> coalesce(h.quantity, 0)
+  UNION ALL
+  SELECT 'a strategy holds and spends no more than it has', format('%s, %s', s.name, a.code), (b.total - b.held)::text, coalesce(f.fees, 0)::text
+    FROM balance b JOIN ledger_account l ON l.id = b.ledger_account_id JOIN strategy s ON s.id = l.strategy_id JOIN asset a ON a.id = b.asset_id
+    LEFT JOIN LATERAL (SELECT sum(g.quantity) AS fees FROM ledger g WHERE b.total < b.held AND g.kind = 'fee' AND g.from_id = l.id AND g.asset_id = b.asset_id) f ON true
+   WHERE b.total + coalesce(f.fees, 0) < b.held
+  UNION ALL
+  SELECT 'only orders in flight or open hold funds', format('order %s', o.id), h.quantity::text, o.status::text
+    FROM hold h JOIN "order" o ON o.id = h.order_id WHERE o.status NOT IN ('submitted', 'accepted', 'partially_filled', 'pending_cancel')
+  UNION ALL
+  SELECT 'an order in flight or open holds funds', format('order %s', o.id), NULL, o.status::text
+    FROM "order" o LEFT JOIN hold h ON h.order_id = o.id
+   WHERE o.status IN ('submitted', 'accepted', 'partially_filled', 'pending_cancel') AND h.order_id IS NULL
+  UNION ALL
+  SELECT 'what an order filled is the sum of its fills', format('order %s', o.id), format('%s for %s', o.filled_quantity, o.filled_quote), format('%s for %s', f.quantity, f.quote)
+    FROM "order" o LEFT JOIN (SELECT order_id, sum(quantity) AS quantity, sum(quote) AS quote FROM fill GROUP BY 1) f ON f.order_id = o.id
+   WHERE (o.filled_quantity, o.filled_quote) <> (coalesce(f.quantity, 0), coalesce(f.quote, 0))
+  UNION ALL
+  SELECT 'every fill is posted', format('fill %s', f.id), NULL, 'no ledger row'
+    FROM fill f WHERE NOT EXISTS (SELECT FROM ledger l WHERE l.order_id = f.order_id AND l.fill_id = f.id)
+  UNION ALL
+  SELECT 'every deposit and withdrawal is posted', format('order %s', o.id), NULL, 'no ledger row'
+    FROM "order" o WHERE o.status = 'posted' AND NOT EXISTS (SELECT FROM ledger l WHERE l.order_id = o.id)
+  UNION ALL
+  SELECT 'every step has its event', format('order %s', o.id), o.status::text, e.to_status::text
+    FROM "order" o LEFT JOIN LATERAL (SELECT to_status FROM order_event WHERE order_id = o.id ORDER BY id DESC LIMIT 1) e ON true
+   WHERE o.status IS DISTINCT FROM e.to_status
+  UNION ALL
+  SELECT 'what a position realised is the sum of its orders', format('strategy %s, market %s', p.strategy_id, p.market_id), p.realised::text, o.realised::text
+    FROM position p JOIN (SELECT strategy_id, market_id, sum(realised) AS realised FROM "order" WHERE market_id IS NOT NULL GROUP BY 1, 2) o USING (strategy_id, market_id)
+   WHERE p.realised <> o.realised;
+COMMENT ON VIEW invariant_violation IS 'Everything that is kept, computed again from the facts, where the two differ. Always empty; reads the whole history.';
+COMMENT ON COLUMN invariant_violation.rule IS 'What should hold.';
+COMMENT ON COLUMN invariant_violation.what IS 'Where it does not.';
+COMMENT ON COLUMN invariant_violation.kept IS 'What the kept row says.';
+COMMENT ON COLUMN invariant_violation.facts IS 'What the facts say.';
+
+
+----------------------------------------------------------------------------------------------------
+-- ACCESS
+----------------------------------------------------------------------------------------------------
+
+-- Two roles to grant to people and programs. They belong to the whole server, so they may be there already.
+DO $$
+DECLARE
+  name text;
+BEGIN
+  FOREACH name IN ARRAY ARRAY['tallydesk_reader', 'tallydesk_user'] LOOP
+    BEGIN
+      EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+    END;
+  END LOOP;
+END $$;
+
+-- A trigger runs without this right; making one needs it. Else a temporary table with our triggers would be a way into the books.
+DO $$
+DECLARE
+  name regprocedure;
+BEGIN
+  FOR name IN SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef LOOP
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', name);
+  END LOOP;
+END $$;
+
+GRANT USAGE ON SCHEMA public TO tallydesk_reader, tallydesk_user;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO tallydesk_reader, tallydesk_user;
+GRANT INSERT (strategy_id, type, side, market_id, asset_id, quantity, quote_quantity, limit_price, expires_at, bucket_time) ON "order" TO tallydesk_user;
+GRANT UPDATE (cancel_requested_at) ON "order" TO tallydesk_user;
+GRANT INSERT, UPDATE, DELETE ON orders TO tallydesk_user;
+GRANT UPDATE (halted, halt_reason) ON account TO tallydesk_user;
+GRANT UPDATE (enabled, stake, stake_unit, params, order_ttl) ON strategy TO tallydesk_user;
+GRANT UPDATE (enabled, collect_since) ON bucket_feed TO tallydesk_user;
+GRANT UPDATE (resolved_at) ON incident TO tallydesk_user;
