@@ -32,7 +32,7 @@ STRATEGIES = {
 }
 DEPOSIT = 100
 DEPOSIT_ROW = "insert into orders (strategy, type, asset, quantity) values ('{}', 'deposit', 'USDT', {})"
-HISTORY_DAYS = 45
+HISTORY_DAYS = 130
 SETTLE_SECONDS = 45.0
 TICK = "0.25"
 
