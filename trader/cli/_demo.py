@@ -49,7 +49,8 @@ class Plan:
     market: str
     timeframe: str
     speed: float
-    start: str
+    start: str | None
+    """Where the replay begins; None: where the simulator wants to."""
     seconds: float
     override: str
     """Shell variables that point a command at the demo's database."""
@@ -110,11 +111,12 @@ class Demo:
         started = time.monotonic()
         state = self._settings.home / "simulator.sqlite"
         source = f"={self._plan.candles}" if self._plan.candles else ""
+        start = ["--start", self._plan.start] if self._plan.start else []
         log = self._settings.home / "log" / "simulator.log"
         log.unlink(missing_ok=True)
         self._children.start(
             "simulator", "-m", "trader.simulator", "--port", "0", "--state", str(state), "--fresh",
-            "--market", self._plan.market + source, "--speed", str(self._plan.speed), "--start", self._plan.start,
+            "--market", self._plan.market + source, "--speed", str(self._plan.speed), *start,
             "--key", "demo-key", "--secret", "demo-secret", "--balance", f"USDT={DEPOSIT * len(STRATEGIES)}",
         )  # fmt: skip
         url = self._simulator_url(log)

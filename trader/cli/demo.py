@@ -29,6 +29,9 @@ def demo(
         str | None, typer.Option(help="Where in the file the replay begins: a date or a fraction. Default: 2016-07-01.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="How long it trades.", min=5, max=120)] = 75,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Replay no file: make the candles up, by a seed.")
+    ] = False,
 ) -> None:
     """Trade replayed market history through the real system for about a minute, and show every cent of it.
 
@@ -43,8 +46,10 @@ def demo(
 
     mine = config.load()
     settings = replace(mine, home=mine.home / "demo", database_url=None)
-    file = _history(candles)
-    begin = start or (HISTORY_START if file and file.name == HISTORY.name else "0.3")
+    if synthetic and candles is not None:
+        raise InputError("--synthetic and --candles are two sources of candles: give one of them")
+    file = None if synthetic else _history(candles)
+    begin = start or _default_start(file)
     plan = Plan(file, market, timeframe, speed, begin, seconds, _override(settings))
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=120)
@@ -66,6 +71,13 @@ def _history(given: Path | None) -> Path | None:
         return given.resolve()
     found = config.PROJECT.parent / HISTORY
     return found if found.is_file() else None
+
+
+def _default_start(file: Path | None) -> str | None:
+    """None for synthetic candles: they go on for ever, so there is no part of them to begin at."""
+    if file is None:
+        return None
+    return HISTORY_START if file.name == HISTORY.name else "0.3"
 
 
 def _override(settings: config.Settings) -> str:

@@ -25,7 +25,8 @@ from trader.simulator.venue import Market, Venue
 
 DEFAULT_KEY, DEFAULT_SECRET = "simulator-key", "simulator-secret"
 SYNTHETIC_START = datetime(2024, 1, 1, tzinfo=UTC)
-HISTORY_DAYS = 30
+HISTORY_DAYS = 60
+"""How much synthetic history there is before the clock's first moment: enough to warm a strategy up on hours."""
 _FIAT_LIKE = ("USD", "USDT", "USDC", "EUR", "BRL", "GBP", "TUSD", "FDUSD")
 _MARKET_FIELDS = ("symbol", "candles", "price", "tick", "step", "min_notional", "maker", "taker")
 
