@@ -125,8 +125,7 @@ UPDATE "order" o SET status = x.status::order_status, venue_order_id = coalesce(
 LEAVE_IN_DOUBT = """
 UPDATE "order" o SET in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp()), reason = x.reason,
        next_look_at = clock_timestamp() + make_interval(secs => x.pause),
-       receive_deadline = CASE WHEN x.never_sent THEN clock_timestamp() - interval '1 minute'
-                               ELSE o.receive_deadline END
+       absences = CASE WHEN x.never_sent THEN %(proof)s ELSE o.absences END
   FROM unnest(%(ids)s::bigint[], %(reasons)s::text[], %(pauses)s::float8[], %(never_sent)s::bool[])
          x (id, reason, pause, never_sent)
  WHERE o.id = x.id

@@ -7,6 +7,7 @@ then it is sent again as a new attempt, or denied if it is too old by then. A lo
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from trader import order
@@ -41,7 +42,7 @@ UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_sin
        reason = coalesce(o.reason, 'the trader that sent it is gone')
   FROM due, market m, account a WHERE o.id = due.id AND m.id = o.market_id AND a.id = o.account_id
 RETURNING o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.sent_quantity,
-  o.sent_quote_quantity, o.sent_price, o.submitted_at, o.receive_deadline, o.absences, o.expires_at, o.fence,
+  o.sent_quote_quantity, o.sent_price, o.submitted_at, o.receive_deadline, o.absences, o.expires_at, o.fence, o.attempt,
   o.in_doubt_since, a.receive_window, m.symbol
 """
 
@@ -74,6 +75,9 @@ async def _take(connection: Connection, desk: Desk) -> list[Any]:
 
 async def resolve(desk: Desk, row: Any) -> None:
     """Look one order up and write what that proves."""
+    if row.absences >= ABSENCES_NEEDED:  # known never to have been placed: there is nothing to look up
+        await _proved_absent(desk, row)
+        return
     exchange = desk.exchanges[row.account_id]
     try:
         async with desk.sending:
@@ -83,6 +87,7 @@ async def resolve(desk: Desk, row: Any) -> None:
         await _look_again(desk, row, f"the look-up failed: {error}", row.absences)
         return
     if outcome is not None:
+        desk.in_doubt.pop((row.id, row.attempt), None)
         log.info("order %s: in doubt, found at the venue as %s", row.id, outcome.report and outcome.report.status)
         await settle_in_transaction(desk.pool, [outcome])
     else:
@@ -96,14 +101,31 @@ async def found(exchange: Exchange, row: Any, report: OrderReport) -> Outcome:
 
 
 async def _absent(desk: Desk, row: Any) -> None:
-    async with desk.pool.connection() as connection:
-        state = await fetch_one(connection, NOW, {"id": row.id})
-    wait = (row.receive_deadline + CLOCK_MARGIN - state.now).total_seconds()
+    wait = await _still_on_its_way(desk, row)
     if wait > 0:
         await _look_again(desk, row, "not found yet; it may still arrive", row.absences, wait)
     elif row.absences + 1 < ABSENCES_NEEDED:
         await _look_again(desk, row, "not found after the receive deadline; asking once more", row.absences + 1, 0.5)
-    elif state.halted or (row.expires_at is not None and row.expires_at < state.now):
+    else:
+        await _proved_absent(desk, row)
+
+
+async def _still_on_its_way(desk: Desk, row: Any) -> float:
+    """Seconds for which the request may still arrive: by the database's clock, and by our own that nobody sets."""
+    async with desk.pool.connection() as connection:
+        now = (await fetch_one(connection, NOW, {"id": row.id})).now
+    known_since = desk.in_doubt.setdefault((row.id, row.attempt), time.monotonic())
+    by_stamp: float = (row.receive_deadline + CLOCK_MARGIN - now).total_seconds()
+    by_watch: float = known_since + (row.receive_window + CLOCK_MARGIN).total_seconds() - time.monotonic()
+    return max(by_stamp, by_watch)
+
+
+async def _proved_absent(desk: Desk, row: Any) -> None:
+    """It is not at the venue and cannot arrive there any more: send it again, unless it is too late for that."""
+    desk.in_doubt.pop((row.id, row.attempt), None)
+    async with desk.pool.connection() as connection:
+        state = await fetch_one(connection, NOW, {"id": row.id})
+    if state.halted or (row.expires_at is not None and row.expires_at < state.now):
         why = "the account is halted" if state.halted else "it is too old to send again"
         await _settle(desk, Outcome(row.id, row.fence, "denied", reason=f"it never reached the venue, and {why}"))
     else:

@@ -135,6 +135,7 @@ async def _leave_in_doubt(connection: Connection, outcomes: Sequence[Outcome]) -
                 "reasons": [outcome.reason for outcome in outcomes],
                 "pauses": [outcome.pause for outcome in outcomes],
                 "never_sent": [outcome.verdict == "never sent" for outcome in outcomes],
+                "proof": order.ABSENCES_NEEDED,
             },
         )
 

@@ -47,6 +47,8 @@ class Desk:
     exchanges: dict[int, Exchange]
     """By account id. An account whose venue cannot be connected is not here, and none of its orders is claimed."""
     quotes: QuoteCache = field(default_factory=QuoteCache)
+    in_doubt: dict[tuple[int, int], float] = field(default_factory=dict)
+    """By (order, attempt): since when, on our own clock, we know that it is in doubt."""
     outcomes: "asyncio.Queue[Outcome]" = field(default_factory=asyncio.Queue)
     sending: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDS_AT_ONCE))
 

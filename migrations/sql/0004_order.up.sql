@@ -84,7 +84,7 @@ COMMENT ON COLUMN "order".submitted_at IS 'The time stamp that its request is si
 COMMENT ON COLUMN "order".receive_deadline IS 'After this the venue refuses the request, so "not found" becomes proof.';
 COMMENT ON COLUMN "order".in_doubt_since IS 'Since when nobody can say whether it arrived; NULL: not in doubt.';
 COMMENT ON COLUMN "order".next_look_at IS 'When a trader looks it up at the venue next.';
-COMMENT ON COLUMN "order".absences IS 'How often the venue said "not found" after the receive deadline.';
+COMMENT ON COLUMN "order".absences IS 'How often the venue said "not found" after the receive deadline; 2 is proof.';
 
 CREATE TABLE order_event (
   id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

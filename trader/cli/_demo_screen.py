@@ -26,7 +26,7 @@ SELECT p.strategy, round(p.equity, 2), round(p.profit, 2), round(p.fees, 2), p.r
   FROM performance p JOIN strategy s ON s.name = p.strategy ORDER BY 1
 """
 LAST_FILLS: LiteralString = """
-SELECT f.booked_at::time(1), s.name, f.side::text, trim_scale(f.quantity), round(f.price, 2),
+SELECT f.booked_at::time(0), s.name, f.side::text, trim_scale(f.quantity), round(f.price, 2),
        trim_scale(f.fee) || ' ' || a.code
   FROM fill f JOIN "order" o ON o.id = f.order_id JOIN strategy s ON s.id = o.strategy_id
   LEFT JOIN asset a ON a.id = f.fee_asset_id ORDER BY f.id DESC LIMIT 5
