@@ -34,9 +34,19 @@ def job_modules() -> list[Module]:
     return [module for module in found if hasattr(module, "register")]
 
 
+def one_line(record: logging.LogRecord) -> bool:
+    """A job that fails as jobs may is worth a line; a traceback is for faults of the program."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, TallydeskError):
+        record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}: {first_line(error)}", None
+        record.exc_info = None
+    return True
+
+
 async def run(settings: Settings, url: str, name: str | None = None, concurrency: int = CONCURRENCY) -> None:
     """Be a worker until SIGTERM or SIGINT. Raises TallydeskError when the role or the database is lost."""
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
+    logging.getLogger("procrastinate.worker").addFilter(one_line)
     modules = job_modules()
     importlib.import_module("trader.exchange.live")  # slow, and it would stop the beat
     async with AsyncExitStack() as stack:
