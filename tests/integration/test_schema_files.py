@@ -13,7 +13,8 @@ from trader import migrate
 CATALOG = {
     "column": """
         SELECT c.relname, c.relkind, c.reloptions, a.attname, a.attnum, a.attnotnull,
-               format_type(a.atttypid, a.atttypmod), a.attidentity, a.attgenerated, a.attstorage, a.attcompression, a.attcollation::regcollation,
+               format_type(a.atttypid, a.atttypmod), a.attidentity, a.attgenerated,
+               a.attstorage, a.attcompression, a.attcollation::regcollation,
                pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum), obj_description(c.oid, 'pg_class')
           FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
@@ -40,7 +41,8 @@ CATALOG = {
          WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')""",
     "grant on a column": """
         SELECT c.relname, a.attname, x.grantee, x.privilege_type
-          FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid, aclexplode(a.attacl) x WHERE c.relnamespace = 'public'::regnamespace""",
+          FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid, aclexplode(a.attacl) x
+         WHERE c.relnamespace = 'public'::regnamespace""",
     "grant on a function": """
         SELECT p.oid::regprocedure, x.grantee, x.privilege_type
           FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
@@ -56,7 +58,8 @@ ALEMBICS = "alembic_version"
 
 WITHOUT_COMMENT = """
 SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
- WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped AND c.relname !~ '^(procrastinate|alembic)_'
+ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
+   AND a.attnum > 0 AND NOT a.attisdropped AND c.relname !~ '^(procrastinate|alembic)_'
    AND col_description(c.oid, a.attnum) IS NULL
    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype = 'f' AND a.attnum = ANY(conkey))
 """
