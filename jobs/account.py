@@ -7,10 +7,15 @@ from trader.account import read_balances
 
 TASK = "account.balances"
 
+# One that just failed waits for half a minute: its keys are missing, or its venue is down.
 DEFER_ALL = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
-SELECT %(queue)s, %(task)s, 0, 'balances:' || a.id, 'balances:' || a.id, jsonb_build_object('account_id', a.id), NULL
+SELECT %(queue)s, %(task)s::text, 0, 'balances:' || a.id, 'balances:' || a.id,
+       jsonb_build_object('account_id', a.id), NULL
   FROM account a
+ WHERE NOT EXISTS (SELECT FROM procrastinate_jobs j JOIN procrastinate_events v ON v.job_id = j.id
+                    WHERE j.status = 'failed' AND j.task_name = %(task)s::text AND j.lock = 'balances:' || a.id
+                      AND v.type = 'failed' AND v.at > clock_timestamp() - interval '30 s')
  ORDER BY a.id
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 """

@@ -7,14 +7,28 @@ from trader.market import sync_markets
 
 TASK = "market.sync"
 
-DEFER_ALL = """
+_DEFER = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
-SELECT %(queue)s, %(task)s, 0, 'markets:' || e.id, 'markets:' || e.id, jsonb_build_object('exchange_id', e.id), NULL
+SELECT %(queue)s, %(task)s::text, 0, 'markets:' || e.id, 'markets:' || e.id, jsonb_build_object('exchange_id', e.id),
+       NULL
   FROM exchange e
+"""
+_ONCE = """
  ORDER BY e.id
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 """
+
+DEFER_ALL = _DEFER + _ONCE
+# A sync that works deletes what is left of those that failed before it.
+_MISSING = """
+ WHERE NOT EXISTS (SELECT FROM market m WHERE m.exchange_id = e.id)
+    OR EXISTS (SELECT FROM procrastinate_jobs j WHERE j.status = 'failed' AND j.task_name = %(task)s::text
+                  AND j.lock = 'markets:' || e.id)
+"""
+DEFER_MISSING = _DEFER + _MISSING + _ONCE
 ALL = {"queue": QUEUE, "task": TASK}
+
+FORGET = "DELETE FROM procrastinate_jobs WHERE status = 'failed' AND task_name = %s AND lock = %s"
 
 
 async def sync(job: JobContext, exchange_id: int) -> None:
@@ -23,6 +37,7 @@ async def sync(job: JobContext, exchange_id: int) -> None:
     async with context.pool.connection() as connection:
         exchange = await context.exchange(connection, exchange_id)
         await sync_markets(connection, exchange_id, await exchange.markets())
+        await connection.execute(FORGET, [TASK, f"markets:{exchange_id}"])
 
 
 def register(app: App) -> None:

@@ -48,6 +48,7 @@ def ticks(settings: Settings) -> list[Tick]:
         Tick("strategies", 60.0, bucket.SWEEP_STRATEGIES, bucket.SWEEP),
         Tick("balances", 5.0, account.DEFER_ALL, account.ALL),
         Tick("markets", 6 * 3600.0, market.DEFER_ALL, market.ALL),
+        Tick("missing markets", 60.0, market.DEFER_MISSING, market.ALL),
         _one("equity", 3.0, equity.SAMPLE_JOB),
         _one("rescue", 15.0, maintenance.RESCUE_JOB),
         _one("prune", 3600.0, maintenance.PRUNE_JOB),

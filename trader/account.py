@@ -213,7 +213,7 @@ async def read_balances(connection: Connection, exchange: Exchange, account: Acc
     """Read what the venue says `account` owns and store it beside what the ledger says.
 
     The first settled read opens the account: what no ledger row explains becomes unallocated. Raises ExchangeError if
-    the venue could not be read: then nothing changes. `connection` must not be in a transaction.
+    the venue could not be read: then nothing changes.
     """
     before = await fetch_one(connection, BEFORE_READ, {"account": account.id})
     found = [balance for balance in await exchange.balances() if (balance.total, balance.free, balance.used) != _ZERO]

@@ -164,6 +164,33 @@ async def test_accounts_and_exchanges_are_queued_once_each(db: Connection) -> No
     ]
 
 
+async def fail_all(db: Connection) -> None:
+    await db.execute("UPDATE procrastinate_jobs SET status = 'doing' WHERE status = 'todo'")
+    await db.execute("UPDATE procrastinate_jobs SET status = 'failed' WHERE status = 'doing'")
+
+
+async def test_an_account_that_just_failed_waits_a_little(db: Connection) -> None:
+    await db.execute(account.DEFER_ALL, account.ALL)
+    await fail_all(db)
+    assert (await db.execute(account.DEFER_ALL, account.ALL)).rowcount == 0
+    await db.execute("UPDATE procrastinate_events SET at = at - interval '31 s'")
+    assert (await db.execute(account.DEFER_ALL, account.ALL)).rowcount == 2
+
+
+async def test_a_sync_of_markets_that_failed_is_tried_again_soon(db: Connection, desk: "Desk") -> None:
+    assert (await db.execute(market.DEFER_MISSING, market.ALL)).rowcount == 0
+    await db.execute("INSERT INTO exchange (name, ccxt_id) VALUES ('new', 'binance')")
+    assert (await db.execute(market.DEFER_MISSING, market.ALL)).rowcount == 1
+    await clear(db)
+    await db.execute("DELETE FROM exchange WHERE name = 'new'")
+    await db.execute(market.DEFER_ALL, market.ALL)
+    await fail_all(db)
+    assert (await db.execute(market.DEFER_MISSING, market.ALL)).rowcount == 1
+    await desk.work()
+    assert await jobs_of(db) == []
+    assert (await db.execute(market.DEFER_MISSING, market.ALL)).rowcount == 0
+
+
 async def test_every_tick_of_the_scheduler_is_a_statement_that_works(db: Connection) -> None:
     wanted = ticks(load({"HOME": "/nowhere"}))
     for tick in wanted:
