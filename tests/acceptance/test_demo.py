@@ -1,0 +1,103 @@
+"""The demo on candles that it makes up: what it shows, what it leaves, how it ends."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from tests.acceptance._installation import COMMAND, ROOT, Installation, lines_of, wait_until
+
+SHOWN = ("select * from holding", "select * from performance", "select * from reconciliation")
+STAGES = {"setting up": r"the schema is migrated", "trading": r"^ *\d+\.\d s \|"}
+
+
+def as_printed(line: str) -> str:
+    """A command of the demo for a shell; without the checkout's own environment, in the one of the tests."""
+    assert os.access(ROOT / "scripts" / "tallydesk", os.X_OK)
+    return (
+        line if (ROOT / ".venv" / "bin" / "python").exists() else line.replace("scripts/tallydesk", " ".join(COMMAND))
+    )
+
+
+@pytest.mark.timeout(120)
+def test_it_trades_by_itself_and_leaves_every_cent_to_look_at(installation: Installation) -> None:
+    demo = installation.start("demo", "--synthetic", "--seconds", "20")
+    output = "".join(lines_of(demo))
+
+    assert demo.wait() == 0, output
+    assert "synthetic candles" in output
+    for title in SHOWN:
+        assert title in output
+    assert "select * from invariant_violation (0 rows)" in output
+    first_fill = re.search(r"The first fill was booked ([\d.]+) s after", output)
+    assert first_fill is not None
+    assert float(first_fill[1]) < 60
+    assert installation.running() == []
+    _check_books(installation)
+    _check_psql_line(installation, output)
+
+
+def _check_books(installation: Installation) -> None:
+    assert installation.server("demo").running
+    with psycopg.connect(installation.server("demo").url()) as connection:
+        results = connection.execute(
+            "SELECT deposits, profit, fees, error FROM performance JOIN strategy s ON s.name = strategy"
+        )
+        assert all(row[0] == 100 and row[1] != 0 and row[2] > 0 and row[3] is None for row in results.fetchall())
+        assert results.rowcount == 2
+        drift = connection.execute("SELECT asset, drift FROM reconciliation ORDER BY 1").fetchall()
+        assert drift == [("BTC", 0), ("USDT", 0)]
+
+
+def _check_psql_line(installation: Installation, output: str) -> None:
+    (line,) = re.findall(r"^ +(\S*TALLYDESK_HOME=\S+ scripts/tallydesk psql)$", output, re.MULTILINE)
+    asked = f"{as_printed(line)} -XAtc 'select count(*) > 0 from fill'"
+    done = subprocess.run(asked, shell=True, cwd=ROOT, env=installation.environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("t\n", 0), done.stderr
+
+
+def to_itself(demo: "subprocess.Popen[str]") -> None:
+    os.kill(demo.pid, signal.SIGINT)
+
+
+def to_its_group(demo: "subprocess.Popen[str]") -> None:
+    os.killpg(demo.pid, signal.SIGINT)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("stage", "interrupt"),
+    [("setting up", to_its_group), ("trading", to_itself), ("trading", to_its_group)],
+)
+def test_interrupted_it_leaves_nothing_but_postgresql(
+    installation: Installation, stage: str, interrupt: Callable[["subprocess.Popen[str]"], None]
+) -> None:
+    demo = installation.start("demo", "--synthetic", "--seconds", "60")
+    seen = next(line for line in lines_of(demo) if re.search(STAGES[stage], line))
+    assert stage == "setting up" or len(installation.roles()) == 3, seen
+    interrupt(demo)
+    output = "".join(lines_of(demo))
+
+    assert demo.wait() == 130, output
+    assert "Traceback" not in output
+    assert installation.running() == []
+    assert installation.server("demo").running
+    (line,) = re.findall(r"^To stop PostgreSQL: +(.+)$", output, re.MULTILINE)
+    subprocess.run(as_printed(line), shell=True, cwd=ROOT, env=installation.environment, check=True)
+    assert not installation.server("demo").running
+
+
+@pytest.mark.timeout(60)
+def test_an_impatient_second_ctrl_c_leaves_nothing_either(installation: Installation) -> None:
+    demo = installation.start("demo", "--synthetic", "--seconds", "60")
+    next(line for line in lines_of(demo) if re.search(STAGES["trading"], line))
+    to_its_group(demo)
+    to_its_group(demo)
+    output = "".join(lines_of(demo))
+
+    assert demo.wait() == 130, output
+    wait_until(lambda: installation.running() == [], patience=25, said=installation.running)
