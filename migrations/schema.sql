@@ -371,7 +371,7 @@ COMMENT ON COLUMN "order".submitted_at IS 'The time stamp that its request is si
 COMMENT ON COLUMN "order".receive_deadline IS 'After this the venue refuses the request, so "not found" becomes proof.';
 COMMENT ON COLUMN "order".in_doubt_since IS 'Since when nobody can say whether it arrived; NULL: not in doubt.';
 COMMENT ON COLUMN "order".next_look_at IS 'When a trader looks it up at the venue next.';
-COMMENT ON COLUMN "order".absences IS 'How often the venue said "not found" after the receive deadline.';
+COMMENT ON COLUMN "order".absences IS 'How often the venue said "not found" after the receive deadline; 2 is proof.';
 
 CREATE TABLE order_event (
   id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -1024,7 +1024,14 @@ CREATE TRIGGER fill_insert BEFORE INSERT ON fill FOR EACH ROW EXECUTE FUNCTION f
 CREATE FUNCTION fill_post() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   f record;
+  p "position";  -- the one that the loop is at
+  kept "position"[] := '{}';  -- those that it is done with
+  fee_base numeric;
+  fee_cash numeric;
+  share numeric;
   gain numeric;
+  orders bigint[] := '{}';
+  gains numeric[] := '{}';
 BEGIN
   IF NOT EXISTS (SELECT FROM new_rows) THEN RETURN NULL; END IF;
   INSERT INTO ledger (kind, from_id, to_id, asset_id, quantity, order_id, fill_id)
@@ -1035,42 +1042,52 @@ BEGIN
                                 ('fee', 'fees', n.fee_asset_id, -n.fee)) x (kind, other, asset_id, delta)
       JOIN ledger_account w ON w.account_id = n.account_id AND w.kind = x.other::ledger_account_kind
      WHERE round(x.delta, 18) <> 0 ORDER BY n.id, x.asset_id;
-  FOR f IN SELECT n.*, o.strategy_id, m.base_id, m.quote_id FROM new_rows n JOIN "order" o ON o.id = n.order_id JOIN market m ON m.id = n.market_id
-            ORDER BY o.strategy_id, n.id LOOP
-    gain := position_fill(f.strategy_id, f.market_id, f.side, f.quantity, f.quote, coalesce(f.fee_value, 0),
-                          CASE WHEN f.fee_asset_id = f.base_id THEN f.fee ELSE 0 END);
-    UPDATE position p SET trades = p.trades + (o.filled_quantity = 0)::int, wins = p.wins + (o.realised + gain > 0)::int - (o.realised > 0)::int
-      FROM "order" o WHERE o.id = f.order_id AND f.side = 'sell' AND p.strategy_id = f.strategy_id AND p.market_id = f.market_id;
-    UPDATE "order" SET filled_quantity = filled_quantity + f.quantity, filled_quote = filled_quote + f.quote, realised = realised + gain WHERE id = f.order_id;
-    UPDATE hold SET quantity = greatest(0, quantity - CASE f.side WHEN 'buy' THEN f.quote ELSE f.quantity END - CASE WHEN f.fee_asset_id = asset_id THEN greatest(f.fee, 0) ELSE 0 END)
-      WHERE order_id = f.order_id;
+  -- Average cost depends on the order of the fills: reckoned one by one, written once for each position.
+  INSERT INTO position (strategy_id, market_id)
+    SELECT DISTINCT o.strategy_id, n.market_id FROM new_rows n JOIN "order" o ON o.id = n.order_id ORDER BY 1, 2 ON CONFLICT DO NOTHING;
+  FOR f IN SELECT n.*, o.strategy_id, m.base_id FROM new_rows n JOIN "order" o ON o.id = n.order_id JOIN market m ON m.id = n.market_id
+            ORDER BY o.strategy_id, n.market_id, n.id LOOP
+    IF (f.strategy_id, f.market_id) IS DISTINCT FROM (p.strategy_id, p.market_id) THEN
+      IF p.strategy_id IS NOT NULL THEN kept := kept || p; END IF;
+      SELECT * INTO p FROM position WHERE strategy_id = f.strategy_id AND market_id = f.market_id FOR UPDATE;
+    END IF;
+    fee_base := CASE WHEN f.fee_asset_id = f.base_id THEN f.fee ELSE 0 END;  -- a fee in base is in the quantity already
+    fee_cash := CASE WHEN fee_base = 0 THEN coalesce(f.fee_value, 0) ELSE 0 END;
+    gain := 0;
+    IF f.side = 'buy' THEN
+      p.quantity := p.quantity + f.quantity - fee_base;
+      p.cost := p.cost + f.quote + fee_cash;
+    ELSE
+      share := CASE WHEN p.quantity > 0 THEN least(1, (f.quantity + fee_base) / p.quantity) ELSE 1 END;
+      gain := round(f.quote - fee_cash - p.cost * share, 18);
+      p.quantity := p.quantity - f.quantity - fee_base;
+      p.cost := p.cost - p.cost * share;
+      p.realised := p.realised + gain;
+    END IF;
+    p.fees := p.fees + coalesce(f.fee_value, 0);
+    orders := orders || f.order_id;
+    gains := gains || gain;
   END LOOP;
+  kept := kept || p;
+  UPDATE position o SET quantity = k.quantity, cost = k.cost, fees = k.fees, realised = k.realised,
+         trades = o.trades + coalesce(s.trades, 0), wins = o.wins + coalesce(s.wins, 0)
+    FROM unnest(kept) k LEFT JOIN
+         (SELECT strategy_id, market_id, count(*) FILTER (WHERE filled_quantity = 0) AS trades, sum((realised + x.gain > 0)::int - (realised > 0)::int) AS wins
+            FROM (SELECT id, sum(x.gain) AS gain FROM unnest(orders, gains) x (id, gain) GROUP BY id) x JOIN "order" USING (id)
+           WHERE side = 'sell' GROUP BY 1, 2) s USING (strategy_id, market_id)
+   WHERE (o.strategy_id, o.market_id) = (k.strategy_id, k.market_id);
+  UPDATE "order" o SET filled_quantity = o.filled_quantity + x.quantity, filled_quote = o.filled_quote + x.quote, realised = o.realised + g.gain
+    FROM (SELECT order_id, sum(quantity) AS quantity, sum(quote) AS quote FROM new_rows GROUP BY 1) x
+    JOIN (SELECT g.id, sum(g.gain) AS gain FROM unnest(orders, gains) g (id, gain) GROUP BY 1) g ON g.id = x.order_id
+   WHERE o.id = x.order_id;
+  UPDATE hold h SET quantity = greatest(0, h.quantity - x.used)
+    FROM (SELECT n.order_id, sum(CASE n.side WHEN 'buy' THEN n.quote ELSE n.quantity END + CASE WHEN n.fee_asset_id = h.asset_id THEN greatest(n.fee, 0) ELSE 0 END) AS used
+            FROM new_rows n JOIN hold h USING (order_id) GROUP BY 1) x
+   WHERE h.order_id = x.order_id;
   RETURN NULL;
 END $$;
+COMMENT ON FUNCTION fill_post IS 'Trigger: fills post to the ledger, then to position (average cost with fees inside: a buy adds quantity and cost, a sell takes its share of the cost along and realises the rest), order and hold.';
 CREATE TRIGGER fill_post AFTER INSERT ON fill REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION fill_post();
-
-CREATE FUNCTION position_fill(p_strategy int, p_market int, p_side order_side, p_quantity numeric, p_quote numeric, p_fee numeric, p_fee_base numeric)
-RETURNS numeric LANGUAGE plpgsql AS $$
-DECLARE
-  p record;
-  fee_cash numeric := CASE WHEN p_fee_base = 0 THEN p_fee ELSE 0 END;  -- a fee in base is in the quantity already
-  share numeric;
-  gain numeric := 0;
-BEGIN
-  INSERT INTO position (strategy_id, market_id) VALUES (p_strategy, p_market) ON CONFLICT DO NOTHING;
-  SELECT * INTO p FROM position WHERE strategy_id = p_strategy AND market_id = p_market FOR UPDATE;
-  IF p_side = 'buy' THEN
-    UPDATE position SET quantity = p.quantity + p_quantity - p_fee_base, cost = p.cost + p_quote + fee_cash, fees = p.fees + p_fee
-     WHERE strategy_id = p_strategy AND market_id = p_market;
-  ELSE
-    share := CASE WHEN p.quantity > 0 THEN least(1, (p_quantity + p_fee_base) / p.quantity) ELSE 1 END;
-    gain := round(p_quote - fee_cash - p.cost * share, 18);
-    UPDATE position SET quantity = p.quantity - p_quantity - p_fee_base, cost = p.cost - p.cost * share, fees = p.fees + p_fee, realised = p.realised + gain
-     WHERE strategy_id = p_strategy AND market_id = p_market;
-  END IF;
-  RETURN gain;
-END $$;
-COMMENT ON FUNCTION position_fill IS 'Average cost with fees inside: a buy adds quantity and cost, a sell takes its share of the cost along and realises the rest. Returns what it realised.';
 
 CREATE FUNCTION adjustment_post() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
