@@ -163,7 +163,7 @@ def test_a_venue_on_wall_time(make_data: Callable[..., Data]) -> None:
     assert data.check_candles("1m") >= 120
 
 
-def test_many_workers_on_overlapping_feeds(replay: Data) -> None:
+def test_eight_workers_on_overlapping_feeds(replay: Data) -> None:
     timeframes = ("1m", "3m", "5m", "15m")
     for timeframe in timeframes:
         replay.feed(timeframe, hours=30)
@@ -171,7 +171,7 @@ def test_many_workers_on_overlapping_feeds(replay: Data) -> None:
     replay.sql.execute("""INSERT INTO procrastinate_jobs (queue_name, task_name, args)
         SELECT 'default', 'bucket.update', jsonb_build_object('market_id', market_id, 'timeframe_id', timeframe_id)
           FROM bucket_feed, generate_series(1, 15) ORDER BY generate_series, timeframe_id""")
-    for _ in range(4):
+    for _ in range(8):
         replay.start("worker")
     replay.start("scheduler")
     replay.wait_for("SELECT count(*) = 4 FROM bucket_feed WHERE status = 'full'")
