@@ -1,0 +1,1 @@
+"""Benchmarks: ours, the floor and the ratio of the two, measured in the same run."""
