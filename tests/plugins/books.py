@@ -64,7 +64,8 @@ SELECT asset_id, kept, outside
 class Books:
     """What people and traders write, over one session or over two."""
 
-    def __init__(self, person: Session, process: Session | None = None) -> None:
+    def __init__(self, person: Session, process: Session | None = None, url: str = "") -> None:
+        self.url = url
         self.person = person
         self.process = process or person
         self._trades = 0
@@ -218,6 +219,6 @@ def committed_books(database: str) -> Iterator[Books]:
     """A desk in SQL in a database of its own, with a person's session and a trader's: for what needs two."""
     with open_session(database) as person, open_session(database) as process:
         person.execute(SETUP)
-        opened = Books(person, process)
+        opened = Books(person, process, database)
         yield opened
         opened.check()
