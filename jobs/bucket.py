@@ -3,6 +3,7 @@
 from procrastinate import App, JobContext
 
 from jobs.app import QUEUE, context_of
+from jobs.strategy import defer_runs
 from trader.bucket import Feed, blaming, load_feed, update_feed
 from trader.db import Connection
 
@@ -34,37 +35,11 @@ SELECT %(queue)s, %(task)s::text, 0, d.lock, d.lock,
  WHERE NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.lock = d.lock AND j.status = 'doing')
    AND NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.queueing_lock = d.lock AND j.status = 'todo')
  ORDER BY d.status = 'building', d.updated_at NULLS FIRST
- LIMIT greatest(0, %(most)s - (SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo' AND task_name = %(task)s::text))
+ LIMIT greatest(0, %(most)s - (SELECT count(*) FROM procrastinate_jobs
+                                WHERE status = 'todo' AND task_name = %(task)s::text))
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 """
 DUE = {"queue": QUEUE, "task": TASK, "most": MOST_WAITING}
-
-_RUN = """
-INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
-SELECT %(queue)s, 'strategy.run', 0, 'strategy:' || s.id, 'strategy:' || s.id,
-       jsonb_build_object('strategy_id', s.id), NULL
-  FROM strategy s
-"""
-_ORDERLY = """
- ORDER BY s.id
-ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
-"""
-
-RUN_STRATEGIES = (
-    _RUN
-    + """ WHERE s.enabled AND s.class IS NOT NULL AND s.market_id = %(market)s AND s.timeframe_id = %(timeframe)s"""
-    + _ORDERLY
-)
-
-# Whoever has not decided on the newest candle of a feed that is up to date: its job failed, or it was enabled since.
-SWEEP_STRATEGIES = (
-    _RUN
-    + """  JOIN bucket_feed f ON f.market_id = s.market_id AND f.timeframe_id = s.timeframe_id
- WHERE s.enabled AND s.class IS NOT NULL AND f.enabled AND f.status = 'full' AND f.newest IS NOT NULL
-   AND (s.last_bucket IS NULL OR s.last_bucket < f.newest)"""
-    + _ORDERLY
-)
-SWEEP = {"queue": QUEUE}
 
 
 async def update(job: JobContext, market_id: int, timeframe_id: int) -> None:
@@ -77,13 +52,12 @@ async def update(job: JobContext, market_id: int, timeframe_id: int) -> None:
         async with blaming(connection, feed):
             exchange = await context.exchange(connection, feed.exchange_id)
             now = await context.venue_time(connection, feed.exchange_id)
-        await update_feed(connection, exchange, feed, now, on_news=run_strategies, pages=PAGES)
+        await update_feed(connection, exchange, feed, now, on_news=_run_strategies, pages=PAGES)
 
 
-async def run_strategies(connection: Connection, feed: Feed) -> None:
-    """Queue a run of every strategy that decides on these candles, in the transaction that stores them."""
-    parameters = {"queue": QUEUE, "market": feed.market_id, "timeframe": feed.timeframe.id}
-    await connection.execute(RUN_STRATEGIES, parameters)
+async def _run_strategies(connection: Connection, feed: Feed) -> None:
+    """Queue every strategy that decides on these candles, in the transaction that stores them."""
+    await defer_runs(connection, feed.market_id, feed.timeframe.id)
 
 
 def register(app: App) -> None:

@@ -17,7 +17,7 @@ from typing import Any, LiteralString
 import psycopg
 import schedule
 
-from jobs import account, bucket, equity, maintenance, market
+from jobs import account, bucket, equity, maintenance, market, strategy
 from jobs.app import DEFER, Job, defer_parameters
 from trader import role
 from trader.config import Settings
@@ -45,7 +45,7 @@ def ticks(settings: Settings) -> list[Tick]:
     """Everything that is done at its time."""
     return [
         Tick("feeds", settings.tick, bucket.DEFER_DUE, bucket.DUE),
-        Tick("strategies", 60.0, bucket.SWEEP_STRATEGIES, bucket.SWEEP),
+        _one("strategies", 60.0, strategy.SWEEP_JOB),
         Tick("balances", 5.0, account.DEFER_ALL, account.ALL),
         Tick("markets", 6 * 3600.0, market.DEFER_ALL, market.ALL),
         Tick("missing markets", 60.0, market.DEFER_MISSING, market.ALL),

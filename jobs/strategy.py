@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from procrastinate import App, JobContext
 from psycopg.types.json import Jsonb
 
-from jobs.app import context_of, defer_in
+from jobs.app import Job, context_of, defer_in
 from trader.bucket import read_buckets
 from trader.db import Connection, fetch_all, fetch_one, retrying
 from trader.errors import TallydeskError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 RUN = "strategy.run"
 SWEEP = "strategy.sweep"
+SWEEP_JOB = Job(SWEEP, queueing_lock=SWEEP)
 EXTRA = 1_000
 """Candles read beyond the warm-up, so that a signal which carries something forward has it in sight."""
 LONGEST_ERROR = 1_000
@@ -121,6 +122,11 @@ SELECT s.id FROM strategy s
 """
 
 
+DECIDING = """
+SELECT id FROM strategy WHERE market_id = %s AND timeframe_id = %s AND enabled AND class IS NOT NULL ORDER BY id
+"""
+
+
 class Stopped(TallydeskError):
     """The class of a strategy could not be loaded, raised, or gave no signal. The message is for its row."""
 
@@ -160,6 +166,12 @@ async def sweep(connection: Connection) -> int:
     """Queue a run of every strategy that has a candle to decide on; how many were queued."""
     due = await fetch_all(connection, DUE)
     return sum([await defer_run(connection, row.id) for row in due])
+
+
+async def defer_runs(connection: Connection, market_id: int, timeframe_id: int) -> None:
+    """Queue a run of every strategy that decides on the candles of a market and timeframe."""
+    for row in await fetch_all(connection, DECIDING, [market_id, timeframe_id]):
+        await defer_run(connection, row.id)
 
 
 async def defer_run(connection: Connection, strategy_id: int) -> bool:

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from procrastinate import App
 
-from jobs import account, bucket, equity, maintenance, market
+from jobs import account, bucket, equity, maintenance, market, strategy
 from jobs.app import Context, build_app, defer_in
 from jobs.scheduler import ticks
 from jobs.worker import job_modules
@@ -129,10 +129,14 @@ async def test_ten_thousand_feeds_do_not_flood_the_queue(db: Connection) -> None
     assert await due(db) == 100
 
 
+async def news(connection: Connection, feed: bucket.Feed) -> None:
+    await strategy.defer_runs(connection, feed.market_id, feed.timeframe.id)
+
+
 async def test_strategies_are_queued_with_the_candles_that_they_decide_on(db: Connection) -> None:
     venue = Venue([candle(i) for i in range(50)], now=START + timedelta(minutes=40.5))
     feed = await bucket.load_feed(db, 1, 1)
-    await bucket.update_feed(db, venue, feed, venue.now, on_news=bucket.run_strategies)
+    await bucket.update_feed(db, venue, feed, venue.now, on_news=news)
     found = await jobs_of(db)
     assert [(job.task, job.args, job.lock, job.queueing_lock) for job in found] == [
         ("strategy.run", {"strategy_id": 1}, "strategy:1", "strategy:1"),
@@ -141,16 +145,15 @@ async def test_strategies_are_queued_with_the_candles_that_they_decide_on(db: Co
 
 
 async def test_the_sweep_finds_whoever_has_not_decided(db: Connection) -> None:
-    sweep = lambda: db.execute(bucket.SWEEP_STRATEGIES, bucket.SWEEP)  # noqa: E731
-    assert (await sweep()).rowcount == 0  # no candles yet
+    assert await strategy.sweep(db) == 0  # no candles yet
     await db.execute("UPDATE bucket_feed SET status = 'full', newest = '2024-01-02Z'")
     await db.execute("UPDATE strategy SET last_bucket = '2024-01-02Z' WHERE name = 'b'")
     await db.execute("UPDATE strategy SET last_bucket = '2024-01-01Z' WHERE name = 'hours'")
-    assert (await sweep()).rowcount == 2
+    assert await strategy.sweep(db) == 2
     assert [job.args["strategy_id"] for job in await jobs_of(db)] == [1, 3]
     await clear(db)
     await db.execute("UPDATE bucket_feed SET enabled = false")  # imported history: nobody trades on it
-    assert (await sweep()).rowcount == 0
+    assert await strategy.sweep(db) == 0
 
 
 async def test_accounts_and_exchanges_are_queued_once_each(db: Connection) -> None:

@@ -30,6 +30,12 @@ MARKET_ROW = """
 INSERT INTO market (exchange_id, symbol, base_id, quote_id, price_tick, quantity_step, quantity_min, cost_min,
   maker_fee, taker_fee) VALUES (1, 'BTC/USDT', 2, 1, 0.01, 0.00001, 0.00001, 5, 0.001, 0.001)
 """
+# All that is at the venue by our books, less what was there before (the opening, posted by the first reading).
+MOVED = """
+SELECT a.code, coalesce(b.total, 0) - coalesce(o.total, 0) AS total FROM asset a
+  LEFT JOIN (SELECT asset_id, sum(total) AS total FROM balance GROUP BY 1) b ON b.asset_id = a.id
+  LEFT JOIN (SELECT asset_id, sum(quantity) AS total FROM adjustment GROUP BY 1) o ON o.asset_id = a.id
+"""
 AT_VENUE = """
 SELECT client_order_id::text FROM "order" WHERE venue_order_id IS NOT NULL
    AND status IN ('accepted', 'partially_filled', 'pending_cancel', 'filled', 'canceled', 'expired')
@@ -98,6 +104,7 @@ class Desk:
         self.venue = venue
         self.home = home
         self.processes: list[Process] = []
+        self.opening: dict[str, Decimal] = {}
         self.sql = psycopg.connect(url, autocommit=True, row_factory=namedtuple_row)
         options = json.dumps(ccxt_options(venue.url) | {"enableRateLimit": False})
         self.execute(
@@ -187,18 +194,14 @@ class Desk:
         assert [name for name, count in at_venue.items() if count > 1] == []
         ours = {row.client_order_id for row in self.execute(AT_VENUE)}
         assert ours == set(at_venue)
-        self._check_balances()
+        self.check_balances()
 
-    def _check_balances(self) -> None:
-        """What the strategies own changed exactly as what the venue holds did."""
-        moved = {
-            row.code: row.total
-            for row in self.execute("""SELECT a.code, sum(b.total) AS total FROM balance b
-            JOIN asset a ON a.id = b.asset_id GROUP BY 1""")
-        }
-        started = getattr(self, "opening", {})
+    def check_balances(self) -> None:
+        """What our orders moved is exactly how the venue's balances changed."""
+        moved = {row.code: row.total for row in self.execute(MOVED)}
         for asset, held in self.balances().items():
-            assert held - started.get(asset, Decimal(0)) == moved.get(asset, Decimal(0)), (asset, held, started, moved)
+            change = held - self.opening.get(asset, Decimal(0))
+            assert change == moved.get(asset, Decimal(0)), (asset, held, self.opening, moved)
 
     def balances(self) -> dict[str, Decimal]:
         """Total per asset at the venue."""

@@ -270,7 +270,7 @@ class Chaos:
                 )
         found += [f"C: order {row.id} is {row.status} here and unknown at the venue" for row in ours.values()]
         try:
-            self.desk._check_balances()
+            self.desk.check_balances()
         except AssertionError as error:
             found.append(f"C: balances differ: {error}")
         found += [
