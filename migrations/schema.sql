@@ -960,10 +960,12 @@ DECLARE
   units_ numeric;
   unit_value_ numeric;
 BEGIN
-  FOR o IN SELECT n.id, n.strategy_id, n.type, n.asset_id, n.quantity, s.name, s.unit_id, a.code, c.exchange_id, l.id AS ledger_account_id, u.id AS unallocated_id
+  FOR o IN SELECT n.id, n.account_id, n.strategy_id, n.type, n.asset_id, n.quantity, s.name, s.unit_id, a.code, c.exchange_id, l.id AS ledger_account_id, u.id AS unallocated_id
              FROM new_rows n JOIN strategy s ON s.id = n.strategy_id JOIN asset a ON a.id = n.asset_id JOIN account c ON c.id = s.account_id
              JOIN ledger_account l ON l.strategy_id = s.id JOIN ledger_account u ON u.account_id = s.account_id AND u.kind = 'unallocated'
-            WHERE n.type IN ('deposit', 'withdrawal') ORDER BY n.strategy_id, n.id LOOP
+            WHERE n.type IN ('deposit', 'withdrawal') ORDER BY n.account_id, n.strategy_id, n.id LOOP
+    -- All of an account's take from one balance, unallocated: one transaction after the other, or two would wait for each other.
+    PERFORM pg_advisory_xact_lock(hashtextextended('deposit:' || o.account_id, 0));
     PERFORM FROM strategy WHERE id = o.strategy_id FOR NO KEY UPDATE;  -- deposits of one strategy one after the other
     PERFORM FROM balance WHERE ledger_account_id = o.ledger_account_id ORDER BY asset_id FOR UPDATE;
     SELECT total - held INTO free FROM balance WHERE ledger_account_id = o.ledger_account_id AND asset_id = o.asset_id;
