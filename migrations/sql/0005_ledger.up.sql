@@ -281,7 +281,6 @@ BEGIN
             WHERE n.type IN ('deposit', 'withdrawal') ORDER BY n.account_id, n.strategy_id, n.id LOOP
     -- All of an account's take from one balance, unallocated: one transaction after the other, or two would wait for each other.
     PERFORM pg_advisory_xact_lock(hashtextextended('deposit:' || o.account_id, 0));
-    PERFORM FROM strategy WHERE id = o.strategy_id FOR NO KEY UPDATE;  -- deposits of one strategy one after the other
     PERFORM FROM balance WHERE ledger_account_id = o.ledger_account_id ORDER BY asset_id FOR UPDATE;
     SELECT total - held INTO free FROM balance WHERE ledger_account_id = o.ledger_account_id AND asset_id = o.asset_id;
     IF o.type = 'withdrawal' AND coalesce(free, 0) < o.quantity THEN

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.plugins.books import Books, Session, open_session
 
@@ -148,3 +149,16 @@ def test_money_for_two_strategies_of_an_account_at_once_does_not_deadlock(commit
         thread.join(PATIENCE)
     assert errors == []
     assert (books.balance()[0], books.balance(strategy="t")[0]) == (15, 20)
+
+
+def test_an_old_snapshot_cannot_spend_what_is_gone(committed_books: Books) -> None:
+    books = committed_books
+    books.strategy(deposit=100)
+    with open_session(books.url) as other:
+        other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        assert len(other.execute("SELECT * FROM allowance").fetchall()) == 1
+        books.withdraw(90)
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            other.execute(FLOW, ("withdrawal", 90))
+        other.execute("ROLLBACK")
+    assert books.balance() == (10, 0)
