@@ -23,6 +23,7 @@ from trader import balance, order
 from trader.db import LOST_CONNECTION, Connection, Pool, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
 from trader.exchange.protocol import Exchange
+from trader.gate import Gate
 from trader.market_quote import QuoteCache
 from trader.order import Claimed, Outcome, Queued
 from trader.settle import settle
@@ -51,6 +52,10 @@ class Desk:
     """By (order, attempt): since when, on our own clock, we know that it is in doubt."""
     outcomes: "asyncio.Queue[Outcome]" = field(default_factory=asyncio.Queue)
     sending: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDS_AT_ONCE))
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +142,7 @@ async def send_lane(desk: Desk, lane: Sequence[Claimed]) -> None:
 async def send(desk: Desk, claimed: Claimed) -> Outcome:
     """Send one order, if it is still ours and nothing is halted, and say what its answer proves."""
     async with desk.sending:
-        async with desk.pool.connection() as connection:
-            ready = await order.ready_to_send(connection, claimed)
+        ready = await desk.gate.ready(claimed)
         if ready == "halted":
             return Outcome(claimed.id, claimed.fence, "denied", reason="the account was halted before it was sent")
         if ready == "fenced":
