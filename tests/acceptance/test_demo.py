@@ -12,7 +12,7 @@ import pytest
 from tests.acceptance._installation import COMMAND, ROOT, Installation, lines_of, wait_until
 
 SECONDS = "30"
-"""However long the set-up takes, both strategies want to be in within so long: the made-up candles are always the same."""
+"""Wherever its set-up ends, both strategies want to be in within so long: the made-up candles are always the same."""
 SHOWN = ("select * from holding", "select * from performance", "select * from reconciliation")
 STAGES = {"setting up": r"the schema is migrated", "trading": r"^ *\d+\.\d s \|"}
 
