@@ -31,8 +31,10 @@ from trader.sizing import Denial, Placement, needs_quote, size
 
 log = logging.getLogger("trader")
 
-LANES_PER_CLAIM = 40
-ORDERS_PER_LANE = 20
+LANES_PER_CLAIM = 32
+ORDERS_PER_LANE = 8
+CLAIMED_AT_ONCE = 160
+"""No further claim while so many orders are on their way: what is claimed and waits grows older than its time stamp."""
 SENDS_AT_ONCE = 32
 """Calls in flight at one venue; the orders of one strategy go one after the other."""
 LEASE = timedelta(seconds=30)
@@ -182,14 +184,19 @@ class Trader:
         """Set when orders were queued: claim now instead of at the next tick."""
         self.stop = asyncio.Event()
         self._lanes: set[asyncio.Task[None]] = set()
+        self._on_their_way = 0
 
     async def run(self) -> None:
         """Claim and send until stopped. Raises if the database is lost: whoever starts next recovers."""
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settle())
             while not self.stop.is_set():
+                if self._on_their_way >= CLAIMED_AT_ONCE:
+                    await self._pause()
+                    continue
                 batch = await claim(self.desk)
                 for lane in batch.lanes:
+                    self._on_their_way += len(lane)
                     task = group.create_task(send_lane(self.desk, lane))
                     self._lanes.add(task)
                     task.add_done_callback(self._lanes.discard)
@@ -221,6 +228,7 @@ class Trader:
             while not outcomes.empty() and len(batch) < OUTCOMES_PER_SETTLE:
                 batch.append(outcomes.get_nowait())
             await settle_in_transaction(self.desk.pool, batch)
+            self._on_their_way -= len(batch)
             for _ in batch:
                 outcomes.task_done()
             self.wake.set()  # their lanes are free again
