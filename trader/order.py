@@ -143,6 +143,19 @@ INSERT INTO incident (severity, kind, message, account_id, order_id)
 VALUES (%(severity)s, %(kind)s, %(message)s, %(account)s, %(order)s)
 """
 
+# The evidence contradicts what we know: only a person can say what happened. The funds stay held.
+LEAVE_DISPUTED = """
+UPDATE "order" SET in_doubt_since = coalesce(in_doubt_since, clock_timestamp()), reason = %(reason)s, absences = 0,
+       next_look_at = clock_timestamp() + interval '1 minute'
+ WHERE id = %(id)s AND (%(fence)s::bigint IS NULL OR fence = %(fence)s) AND status = 'submitted'
+"""
+
+ACCOUNT_OF = """
+SELECT o.id, o.account_id, EXISTS (SELECT FROM incident i WHERE i.order_id = o.id AND i.kind = %(kind)s
+                                      AND i.resolved_at IS NULL) AS known
+  FROM "order" o WHERE o.id = %(id)s
+"""
+
 HALT = "UPDATE account SET halted = true, halt_reason = %(reason)s WHERE id = %(account)s AND NOT halted"
 
 

@@ -19,6 +19,8 @@ from datetime import timedelta
 from itertools import groupby
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
+
 from trader import balance, order
 from trader.db import LOST_CONNECTION, Connection, Pool, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
@@ -26,7 +28,7 @@ from trader.exchange.protocol import Exchange
 from trader.gate import Gate
 from trader.market_quote import QuoteCache
 from trader.order import Claimed, Outcome, Queued
-from trader.settle import settle
+from trader.settle import dispute, settle
 from trader.sizing import Denial, Placement, needs_quote, size
 
 log = logging.getLogger("trader")
@@ -241,9 +243,19 @@ async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None
         async with pool.connection() as connection, connection.transaction():
             await settle(connection, outcomes)
 
+    async def contradicted() -> None:
+        async with pool.connection() as connection, connection.transaction():
+            await dispute(connection, outcomes[0])
+
     for attempt in range(5):
         try:
             return await retrying(work)
+        except UniqueViolation:
+            if len(outcomes) == 1:
+                return await retrying(contradicted)
+            for outcome in outcomes:  # one of them contradicts what we know: the others are settled all the same
+                await settle_in_transaction(pool, [outcome])
+            return None
         except LOST_CONNECTION:
             if attempt == 4:
                 raise

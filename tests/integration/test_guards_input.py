@@ -115,8 +115,8 @@ SHAPES = [
     (MARKET | {"side": None}, "a market order names a side and a market, and no asset"),
     (MARKET | {"market": None}, "a market order names a side and a market, and no asset"),
     (LIMIT | {"asset": "USDT"}, "a limit order names a side and a market, and no asset"),
-    (LIMIT | {"limit_price": None}, "a limit order needs a limit_price, a market order takes none"),
-    (MARKET | {"limit_price": "1"}, "a limit order needs a limit_price, a market order takes none"),
+    (LIMIT | {"limit_price": None}, "a limit order needs a limit_price"),
+    (MARKET | {"limit_price": "1"}, "a market order takes no limit_price; a limit order does"),
     (
         MARKET | {"quantity": "1", "quote_quantity": "1"},
         "give quantity or quote_quantity or neither, not both",
