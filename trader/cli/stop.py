@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 40.0
 def stop() -> None:
     """Ask every process of the desk to finish what is in flight and end; wait until they have.
 
-    Cron's watchdog starts them again within a minute: take its line out of the crontab first. Exit code 1 if one is left.
+    Cron starts them again within a minute: take its line out of the crontab first. Exit code 1 if one lives on.
 
     Example: tallydesk stop
     """
