@@ -37,7 +37,7 @@ def test_losing_its_session_it_ends_with_one_sentence(desk: Desk) -> None:
 
     assert trader.wait() == 1
     assert "Traceback" not in trader.output
-    assert trader.output.strip().splitlines()[-1].startswith("tallydesk: trader-1 stops: ")
+    assert trader.output.strip().splitlines()[-1].startswith("tallydesk: ")
 
 
 def test_a_paused_trader_that_wakes_after_a_takeover_sends_nothing(desk: Desk) -> None:
