@@ -30,12 +30,13 @@ UPDATE lane SET owner = NULL, lease_until = '-infinity'
 """
 
 # In doubt and due; or submitted under a claim that has ended (its lane is free, or was claimed again since).
+# A row written in what is now the future was written before the clock was set back: its next look would wait for that.
 TAKE = """
 WITH due AS (
   SELECT o.id FROM "order" o JOIN lane l ON l.strategy_id = o.strategy_id
    WHERE o.status = 'submitted' AND o.account_id = ANY(%(accounts)s)
      AND CASE WHEN o.in_doubt_since IS NULL THEN l.lease_until < clock_timestamp() OR l.fence <> o.fence
-              ELSE o.next_look_at <= clock_timestamp() END
+              ELSE o.next_look_at <= clock_timestamp() OR o.updated_at > clock_timestamp() + interval '1 s' END
    ORDER BY o.next_look_at NULLS FIRST LIMIT %(limit)s FOR UPDATE OF o SKIP LOCKED)
 UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp()),
        next_look_at = clock_timestamp() + make_interval(secs => %(taken_for)s),
