@@ -20,7 +20,7 @@ from itertools import groupby
 from uuid import UUID
 
 from trader import balance, order
-from trader.db import LOST_CONNECTION, Connection, Pool, retrying
+from trader.db import LOST_CONNECTION, Connection, Pool, first_line, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
 from trader.exchange.protocol import Exchange
 from trader.market_quote import QuoteCache
@@ -232,9 +232,9 @@ async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None
     for attempt in range(5):
         try:
             return await retrying(work)
-        except LOST_CONNECTION:
+        except LOST_CONNECTION as error:  # a server that is out of space or memory says so in the same class
             if attempt == 4:
                 raise
-            log.warning("the database connection was lost while settling; trying again")
+            log.warning("settling failed, it is tried again: %s", first_line(error))
             await asyncio.sleep(0.2 * (attempt + 1))
     return None
