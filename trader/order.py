@@ -78,9 +78,9 @@ UPDATE lane SET owner = NULL, lease_until = '-infinity'
 
 NEXT_FENCE = "SELECT nextval('fence') AS fence"
 
-# Before each send: is it still ours, and may anything be sent at all?
+# Before each send: is it still ours, is it still wanted, and may anything be sent at all?
 MAY_SEND = """
-SELECT o.status = 'submitted' AND o.fence = %(fence)s AS ours, a.halted,
+SELECT o.status = 'submitted' AND o.fence = %(fence)s AS ours, a.halted, o.cancel_requested_at IS NOT NULL AS canceled,
        clock_timestamp() > o.submitted_at + a.receive_window / 2 AS aged, a.receive_window
   FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
 """
@@ -168,7 +168,7 @@ class Claimed:
     request: OrderRequest
 
 
-Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied"]
+Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied", "canceled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,14 +336,17 @@ async def lease_lanes(
     )
 
 
-async def ready_to_send(connection: Connection, claimed: Claimed) -> Claimed | Literal["halted", "fenced"]:
-    """The order as it may be sent now, or why not: its account is halted, or another trader has taken it over.
+async def ready_to_send(connection: Connection, claimed: Claimed) -> Claimed | Literal["halted", "fenced", "canceled"]:
+    """The order as it may be sent now, or why not: its account is halted, it is to be canceled, or another trader has
+    taken it over.
 
     An order that has waited for most of its receive window gets a new time stamp first, durably.
     """
     row = await fetch_one(connection, MAY_SEND, {"id": claimed.id, "fence": claimed.fence})
     if not row.ours:
         return "fenced"
+    if row.canceled:
+        return "canceled"
     if row.halted:
         return "halted"
     return await restamp(connection, claimed, row.receive_window) if row.aged else claimed
