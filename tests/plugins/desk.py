@@ -47,8 +47,7 @@ SELECT a.code, coalesce(b.total, 0) - coalesce(o.total, 0) AS total FROM asset a
 AT_VENUE = """
 SELECT client_order_id::text AS name, id, status::text, filled_quantity FROM "order"
  WHERE venue_order_id IS NOT NULL OR filled_quantity > 0
-    OR status IN ('accepted', 'partially_filled', 'pending_cancel', 'filled', 'canceled', 'expired')
-   AND EXISTS (SELECT FROM order_event e WHERE e.order_id = "order".id AND e.to_status = 'submitted')
+    OR status IN ('accepted', 'partially_filled', 'pending_cancel', 'filled')
 """
 # Each order's events are one chain of steps that exist, from its birth to its status now.
 BROKEN_CHAIN = """

@@ -186,6 +186,39 @@ def test_s15_the_reply_to_the_cancel_is_lost(desk: Desk, fault: str) -> None:
     desk.check()
 
 
+def test_s15_the_cancel_of_an_order_in_doubt_that_never_arrived(desk: Desk) -> None:
+    """cancel reply lost -> pending_cancel until proved. The same for an order in doubt: proved absent, it is canceled
+    and not sent again."""
+    desk.venue.fault("drop_request")
+    desk.venue.fault("lookup_error", endpoint="GET /api/v3/order", times=None)
+    order = desk.order("s", quote_quantity="60")
+    desk.trader()
+    desk.wait_for("SELECT EXISTS (SELECT FROM order_in_doubt)")
+    cancel(desk, order)
+    assert desk.state(order).status == "submitted"
+    desk.venue.clear_faults()
+    state = desk.wait_for_status(order, "canceled", "filled", "denied")
+    assert (state.status, state.reason) == ("canceled", "canceled: it never reached the venue")
+    assert len(desk.posts()) == 1
+    assert desk.value("SELECT free FROM allowance") == 100
+    desk.check()
+
+
+def test_s15_the_cancel_of_an_order_that_waits_for_its_send(desk: Desk) -> None:
+    """cancel reply lost -> pending_cancel until proved. What is claimed and was not sent yet is not sent any more."""
+    desk.ready_trader()
+    desk.venue.fault("delay_answer", seconds=1)
+    with desk.locking("SELECT FROM balance FOR UPDATE"):  # both into one claim
+        first, second = desk.order("s", quote_quantity="30"), desk.order("s", quote_quantity="20")
+    desk.wait_for("SELECT count(*) = 2 FROM \"order\" WHERE status = 'submitted'")
+    cancel(desk, second)
+    state = desk.wait_for_status(second, "canceled", "filled", "denied")
+    assert (state.status, state.reason) == ("canceled", "canceled before it was sent")
+    desk.wait_for_status(first, "filled")
+    assert len(desk.posts()) == 1
+    desk.check()
+
+
 def test_s16_canceled_after_a_partial_fill(desk: Desk) -> None:
     """partial fill then cancel -> the exact remainder released; the exit uses the filled quantity."""
     desk.venue.fault("partial")
