@@ -93,7 +93,7 @@ UPDATE "order" o SET attempt = o.attempt + 1, submitted_at = t.now,
 """
 
 LOCK = """
-SELECT id, strategy_id, account_id, status::text, fence FROM "order"
+SELECT id, strategy_id, account_id, status::text, fence, venue_order_id FROM "order"
  WHERE id = ANY(%(ids)s) ORDER BY strategy_id, id FOR UPDATE
 """
 
@@ -129,6 +129,10 @@ UPDATE "order" o SET in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp
   FROM unnest(%(ids)s::bigint[], %(reasons)s::text[], %(pauses)s::float8[], %(never_sent)s::bool[])
          x (id, reason, pause, never_sent)
  WHERE o.id = x.id
+"""
+
+NAME_AT_VENUE = """
+UPDATE "order" SET venue_order_id = %(venue_order_id)s WHERE id = %(id)s AND venue_order_id IS NULL
 """
 
 FILLED = 'SELECT id, filled_quantity, sent_quantity FROM "order" WHERE id = ANY(%(ids)s)'

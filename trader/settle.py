@@ -32,6 +32,7 @@ async def settle(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     await _move_on(connection, valid, before, after)
     await _leave_in_doubt(connection, [outcome for outcome in valid if outcome.verdict in ("in doubt", "never sent")])
     await _halt(connection, [outcome for outcome in valid if outcome.halts], before)
+    await _note_late_acceptances(connection, outcomes, before)
     await _raise_incidents(connection, booked, before, after)
 
 
@@ -145,6 +146,17 @@ async def _halt(connection: Connection, outcomes: Sequence[Outcome], before: dic
         account = before[outcome.order_id].account_id
         await connection.execute(order.HALT, {"account": account, "reason": outcome.reason})
         await _raise_incident(connection, "critical", "account refused", str(outcome.reason), before[outcome.order_id])
+
+
+async def _note_late_acceptances(connection: Connection, outcomes: Sequence[Outcome], before: dict[int, Any]) -> None:
+    """An order that we closed as never placed, and that the venue has after all: its name there, and an incident."""
+    for outcome in outcomes:
+        was, report = before[outcome.order_id], outcome.report
+        if report is not None and was.venue_order_id is None and was.status in ("denied", "rejected", "canceled"):
+            name = report.venue_order_id
+            await connection.execute(order.NAME_AT_VENUE, {"id": was.id, "venue_order_id": name})
+            message = f"the venue has accepted it as {name} after it was {was.status}; if it is open, cancel it there"
+            await _raise_incident(connection, "critical", "late acceptance", message, was)
 
 
 async def _raise_incidents(
