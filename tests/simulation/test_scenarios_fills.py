@@ -48,11 +48,31 @@ def test_s11_the_ack_and_the_fill_come_after_the_order_was_closed(desk: Desk) ->
     slow.wake()
 
     desk.wait_for("SELECT EXISTS (SELECT FROM incident)")
-    incident = desk.execute("SELECT * FROM incident")[0]
+    incident = desk.execute("SELECT * FROM incident WHERE kind = 'late fill'")[0]
     assert (incident.kind, incident.severity, incident.order_id) == ("late fill", "critical", order)
     assert desk.state(order).status == "denied"
     assert 59 < desk.state(order).filled_quote <= 60
     assert desk.value("SELECT free FROM allowance WHERE asset = 'USDT'") == 100 - desk.state(order).filled_quote
+    desk.check()
+
+
+def test_s11_the_ack_of_an_order_that_rests_comes_after_it_was_closed(desk: Desk) -> None:
+    """late ack or fill after the order was closed -> booked, flagged as an incident."""
+    desk.venue.fault("lookup_miss", endpoint="GET /api/v3/order", times=None)
+    order, slow = sent_by_one_who_hangs(desk, {"type": "limit", "quantity": "0.001", "limit_price": "40000"})
+    desk.execute("UPDATE account SET halted = true WHERE name = 'main'")
+    desk.trader()
+    assert desk.wait_for_status(order, "denied", "accepted").status == "denied"
+    slow.wake()
+
+    desk.wait_for("SELECT EXISTS (SELECT FROM incident)")
+    (incident,) = desk.execute("SELECT * FROM incident")
+    name = str(desk.venue.orders()[0]["id"])
+    assert (incident.kind, incident.severity, incident.order_id) == ("late acceptance", "critical", order)
+    assert (
+        incident.message == f"the venue has accepted it as {name} after it was denied; if it is open, cancel it there"
+    )
+    assert (desk.state(order).status, desk.state(order).venue_order_id) == ("denied", name)
     desk.check()
 
 
