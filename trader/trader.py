@@ -22,7 +22,7 @@ from uuid import UUID
 from psycopg.errors import UniqueViolation
 
 from trader import balance, order
-from trader.db import LOST_CONNECTION, Connection, Pool, retrying
+from trader.db import LOST_CONNECTION, Connection, Pool, first_line, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
 from trader.exchange.protocol import Exchange
 from trader.gate import Gate
@@ -149,6 +149,8 @@ async def send(desk: Desk, claimed: Claimed) -> Outcome:
         ready = await desk.gate.ready(claimed)
         if ready == "halted":
             return Outcome(claimed.id, claimed.fence, "denied", reason="the account was halted before it was sent")
+        if ready == "canceled":
+            return Outcome(claimed.id, claimed.fence, "canceled", reason="canceled before it was sent")
         if ready == "fenced":
             return Outcome(claimed.id, claimed.fence, "never sent")  # not ours: settling writes nothing
         return await call_venue(desk.exchanges[claimed.account_id], ready)
@@ -256,9 +258,9 @@ async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None
             for outcome in outcomes:  # one of them contradicts what we know: the others are settled all the same
                 await settle_in_transaction(pool, [outcome])
             return None
-        except LOST_CONNECTION:
+        except LOST_CONNECTION as error:  # a server that is out of space or memory says so in the same class
             if attempt == 4:
                 raise
-            log.warning("the database connection was lost while settling; trying again")
+            log.warning("settling failed, it is tried again: %s", first_line(error))
             await asyncio.sleep(0.2 * (attempt + 1))
     return None

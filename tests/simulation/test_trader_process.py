@@ -32,31 +32,12 @@ def test_told_to_stop_it_finishes_what_is_in_flight(desk: Desk) -> None:
 
 def test_losing_its_session_it_ends_with_one_sentence(desk: Desk) -> None:
     trader = desk.trader()
-    desk.wait_for("SELECT EXISTS (SELECT FROM role_status WHERE alive AND name = 'trader-1')")
+    desk.wait_for("SELECT count(*) >= 4 FROM pg_stat_activity WHERE application_name = 'trader-1'")  # all it works with
     desk.execute(END_SESSIONS)
 
     assert trader.wait() == 1
     assert "Traceback" not in trader.output
     assert trader.output.strip().splitlines()[-1].startswith("tallydesk: ")
-
-
-def test_a_paused_trader_that_wakes_after_a_takeover_sends_nothing(desk: Desk) -> None:
-    """Paused between its claim and its send: the venue is slow with an earlier order of the same lane."""
-    desk.execute("UPDATE account SET receive_window = '1 s'")
-    desk.venue.fault("delay_answer", seconds=1)
-    first, second = desk.order("s", quote_quantity="30"), desk.order("s", quote_quantity="20")
-    slow = desk.trader()
-    desk.wait_for("SELECT count(*) = 2 FROM \"order\" WHERE status = 'submitted'")
-    slow.pause()
-    desk.execute(END_SESSIONS)
-    desk.trader()
-    desk.wait_for_status(first, "filled")
-    desk.wait_for_status(second, "filled")
-    slow.wake()
-
-    assert slow.wait() == 1
-    assert len(desk.venue.orders()) == 2
-    desk.check()
 
 
 def test_an_account_without_credentials_waits_and_the_other_trades_on(desk: Desk) -> None:
