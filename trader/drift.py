@@ -37,7 +37,8 @@ DELETE FROM account_drift d WHERE account_id = %(account)s AND NOT EXISTS (SELEC
 SEEN = """
 SELECT d.asset_id, s.code, d.drift, b.total AS venue, b.ledger, d.halted_at, a.halted, a.name AS account,
        drift_verdict(b.total, b.ledger, a.drift_tolerated, a.drift_dust, a.drift_halts) AS verdict,
-       d.seen_at - d.first_seen_at >= %(apart)s::interval AS confirmed, d.seen_at = d.first_seen_at AS first,
+       d.seen_at > d.first_seen_at AND d.seen_at - d.first_seen_at >= %(apart)s::interval AS confirmed,
+       d.seen_at = d.first_seen_at AS first,
        coalesce(max(k.total) FILTER (WHERE l.kind = 'unallocated'), 0) AS unallocated,
        coalesce(max(k.total) FILTER (WHERE l.kind = 'suspense'), 0) AS suspense
   FROM account_drift d
@@ -133,7 +134,7 @@ async def _post(connection: Connection, account_id: int, row: Any, rows: Sequenc
         told.append(f"{_text(abs(quantity))} {row.code} {way} at the venue without a row: {where}")
         parameters = {"account": account_id, "asset": row.asset_id, "kind": kind, "quantity": quantity}
         await connection.execute(POST, parameters | {"reason": told[-1]})
-        explained = kind == "transfer" or quantity == min(row.drift, -row.suspense)
+        explained = kind == "transfer" or (quantity > 0 and not is_mixed(rows))
         severity, name = ("notice", "venue transfer") if explained else ("warning", "unexplained difference")
         await _incident(connection, account_id, severity, name, told[-1])
     await connection.execute(POSTED, {"account": account_id, "asset": row.asset_id})

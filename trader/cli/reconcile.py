@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-ROUNDS = 4
-"""A difference counts when two settled readings agree; orders in flight may cost two more."""
+ROUNDS = 6
+"""A difference counts when two settled readings agree; what a trader may be about to book costs a few more."""
 
 VIEW = """SELECT account, asset, verdict, venue, ledger, drift, strategies, unallocated, external, suspense
   FROM reconciliation WHERE account = ANY(%s) ORDER BY account, asset"""
