@@ -128,7 +128,8 @@ async def _read_market(connection: Connection, exchange: Exchange, account: Acco
 
     async def write() -> int:
         async with connection.transaction():
-            await settle(connection, outcomes)
+            if outcomes:
+                await settle(connection, outcomes)
             new = await external.book(connection, account.id, market.id, foreign)
             until = min(started, oldest(waiting) or started)
             await connection.execute(READ, {"account": account.id, "market": market.id, "until": until})
