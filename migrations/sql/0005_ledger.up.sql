@@ -182,9 +182,9 @@ CREATE FUNCTION market_price(p_market int) RETURNS numeric LANGUAGE sql STABLE A
   SELECT coalesce(
     (SELECT b.close::numeric FROM bucket_feed f
        JOIN LATERAL (SELECT close, time_close FROM bucket WHERE market_id = f.market_id AND timeframe_id = f.timeframe_id ORDER BY time_close DESC LIMIT 1) b ON true
-      WHERE f.market_id = p_market ORDER BY b.time_close DESC LIMIT 1),
+      WHERE f.market_id = p_market ORDER BY f.enabled DESC, b.time_close DESC LIMIT 1),
     (SELECT price FROM fill WHERE market_id = p_market ORDER BY id DESC LIMIT 1)) $$;
-COMMENT ON FUNCTION market_price IS 'Quote for one base: the newest close of its feeds, else its last fill; NULL if there is neither.';
+COMMENT ON FUNCTION market_price IS 'Quote for one base: the newest close of the feeds that are kept up to date, else of imported ones, else its last fill; NULL if there is none.';
 
 CREATE FUNCTION asset_price(p_asset int, p_unit int, p_exchange int) RETURNS numeric LANGUAGE sql STABLE AS $$
   SELECT CASE WHEN p_asset = p_unit THEN 1 ELSE coalesce(
@@ -275,11 +275,12 @@ DECLARE
   units_ numeric;
   unit_value_ numeric;
 BEGIN
-  FOR o IN SELECT n.id, n.strategy_id, n.type, n.asset_id, n.quantity, s.name, s.unit_id, a.code, c.exchange_id, l.id AS ledger_account_id, u.id AS unallocated_id
+  FOR o IN SELECT n.id, n.account_id, n.strategy_id, n.type, n.asset_id, n.quantity, s.name, s.unit_id, a.code, c.exchange_id, l.id AS ledger_account_id, u.id AS unallocated_id
              FROM new_rows n JOIN strategy s ON s.id = n.strategy_id JOIN asset a ON a.id = n.asset_id JOIN account c ON c.id = s.account_id
              JOIN ledger_account l ON l.strategy_id = s.id JOIN ledger_account u ON u.account_id = s.account_id AND u.kind = 'unallocated'
-            WHERE n.type IN ('deposit', 'withdrawal') ORDER BY n.strategy_id, n.id LOOP
-    PERFORM FROM strategy WHERE id = o.strategy_id FOR NO KEY UPDATE;  -- deposits of one strategy one after the other
+            WHERE n.type IN ('deposit', 'withdrawal') ORDER BY n.account_id, n.strategy_id, n.id LOOP
+    -- All of an account's take from one balance, unallocated: one transaction after the other, or two would wait for each other.
+    PERFORM pg_advisory_xact_lock(hashtextextended('deposit:' || o.account_id, 0));
     PERFORM FROM balance WHERE ledger_account_id = o.ledger_account_id ORDER BY asset_id FOR UPDATE;
     SELECT total - held INTO free FROM balance WHERE ledger_account_id = o.ledger_account_id AND asset_id = o.asset_id;
     IF o.type = 'withdrawal' AND coalesce(free, 0) < o.quantity THEN

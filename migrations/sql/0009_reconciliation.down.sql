@@ -95,9 +95,24 @@ ALTER TYPE adjustment_kind RENAME TO adjustment_kind_9;
 CREATE TYPE adjustment_kind AS ENUM ('opening', 'external', 'suspense');
 ALTER TABLE adjustment ALTER COLUMN kind TYPE adjustment_kind USING (CASE kind::text WHEN 'transfer' THEN 'opening' ELSE kind::text END)::adjustment_kind;
 DROP TYPE adjustment_kind_9;
-ALTER TYPE fill_source RENAME TO fill_source_9;
-CREATE TYPE fill_source AS ENUM ('answer', 'look-up', 'poll');
-ALTER TABLE fill ALTER COLUMN source TYPE fill_source USING (CASE source::text WHEN 'reconciliation' THEN 'poll' ELSE source::text END)::fill_source;
-DROP TYPE fill_source_9;
+-- The view execution shows the column: it is made again as it was.
+DO $$
+DECLARE
+  later text[];
+  statement text;
+BEGIN
+  SELECT ARRAY[format('CREATE VIEW execution AS %s', pg_get_viewdef(c.oid)), format('COMMENT ON VIEW execution IS %L', obj_description(c.oid, 'pg_class')),
+               'GRANT SELECT ON execution TO tallydesk_reader, tallydesk_user']
+         || (SELECT array_agg(format('COMMENT ON COLUMN execution.%I IS %L', attname, col_description(c.oid, attnum)) ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0)
+    INTO later FROM pg_class c WHERE c.oid = 'execution'::regclass;
+  DROP VIEW execution;
+  ALTER TYPE fill_source RENAME TO fill_source_9;
+  CREATE TYPE fill_source AS ENUM ('answer', 'look-up', 'poll');
+  ALTER TABLE fill ALTER COLUMN source TYPE fill_source USING (CASE source::text WHEN 'reconciliation' THEN 'poll' ELSE source::text END)::fill_source;
+  DROP TYPE fill_source_9;
+  FOREACH statement IN ARRAY later LOOP
+    EXECUTE statement;
+  END LOOP;
+END $$;
 COMMENT ON COLUMN fill.source IS 'How we learned of it: the answer to our request, a look-up of an order in doubt, or the regular poll.';
 COMMENT ON COLUMN adjustment.kind IS 'opening: what was there when the account was first read (becomes unallocated); external: other people''s doing; suspense: unexplained.';

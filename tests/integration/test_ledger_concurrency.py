@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.plugins.books import Books, Session, open_session
 
@@ -130,3 +131,34 @@ def test_a_trader_submits_while_a_person_cancels(committed_books: Books) -> None
     cancel = ("UPDATE orders SET cancel_requested_at = now() WHERE id = %s", (order,))
     assert collide(books, cancel, (HOLD, (order,))) == f"order {order}: canceled -> submitted is not a step"
     assert books.balance() == (100, 0)
+
+
+def test_money_for_two_strategies_of_an_account_at_once_does_not_deadlock(committed_books: Books) -> None:
+    books = committed_books
+    books.strategy("s", deposit=10)
+    books.strategy("t", deposit=10)
+    errors: list[str] = []
+    to_t = "INSERT INTO orders (strategy, type, asset, quantity) VALUES ('t', 'deposit', 'USDT', 5)"
+    with open_session(books.url) as other:
+        thread = threading.Thread(target=_attempt, args=(other, (to_t, ()), errors))
+        with books.process.transaction():
+            books.process.execute(FLOW, ("deposit", 5))
+            thread.start()
+            until(lambda: waits(books, other))
+            books.process.execute(to_t)
+        thread.join(PATIENCE)
+    assert errors == []
+    assert (books.balance()[0], books.balance(strategy="t")[0]) == (15, 20)
+
+
+def test_an_old_snapshot_cannot_spend_what_is_gone(committed_books: Books) -> None:
+    books = committed_books
+    books.strategy(deposit=100)
+    with open_session(books.url) as other:
+        other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        assert len(other.execute("SELECT * FROM allowance").fetchall()) == 1
+        books.withdraw(90)
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            other.execute(FLOW, ("withdrawal", 90))
+        other.execute("ROLLBACK")
+    assert books.balance() == (10, 0)
