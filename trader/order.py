@@ -206,7 +206,7 @@ class Outcome:
     fence: int | None
     """The fence we hold the order under; None for facts read by a poll, which need none."""
     verdict: Verdict
-    source: Literal["answer", "look-up", "poll"] = "answer"
+    source: Literal["answer", "look-up", "poll", "reconciliation"] = "answer"
     report: OrderReport | None = None
     fills: tuple[FillReport, ...] = ()
     reason: str | None = None

@@ -34,6 +34,10 @@ async def settle(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     await _halt(connection, [outcome for outcome in valid if outcome.halts], before)
     await _note_late_acceptances(connection, outcomes, before)
     await _raise_incidents(connection, booked, before, after)
+    missed = {outcome.order_id for outcome in outcomes if outcome.source == "reconciliation"} & set(booked)
+    for order_id in sorted(missed):
+        message = f"{booked.count(order_id)} booked that no answer, look-up or poll had brought"
+        await _raise_incident(connection, "notice", "missing fill booked", message, before[order_id])
 
 
 async def dispute(connection: Connection, outcome: Outcome) -> None:
@@ -69,7 +73,7 @@ async def _release_lanes(connection: Connection, outcomes: Sequence[Outcome]) ->
 async def book_fills(connection: Connection, outcomes: Sequence[Outcome]) -> list[int]:
     """Insert the fills that are not known yet; the order id of each new one."""
     new: list[int] = []
-    for source in ("answer", "look-up", "poll"):
+    for source in ("answer", "look-up", "poll", "reconciliation"):
         fills = [
             (outcome.order_id, fill)
             for outcome in outcomes

@@ -41,7 +41,8 @@ INSERT INTO market (exchange_id, symbol, base_id, quote_id, price_tick, quantity
 MOVED = """
 SELECT a.code, coalesce(b.total, 0) - coalesce(o.total, 0) AS total FROM asset a
   LEFT JOIN (SELECT asset_id, sum(total) AS total FROM balance GROUP BY 1) b ON b.asset_id = a.id
-  LEFT JOIN (SELECT asset_id, sum(quantity) AS total FROM adjustment GROUP BY 1) o ON o.asset_id = a.id
+  LEFT JOIN (SELECT asset_id, sum(quantity) AS total FROM adjustment WHERE kind = 'opening' GROUP BY 1) o
+    ON o.asset_id = a.id
 """
 # Every order that is, or was, at the venue as far as we know: with what we booked of it.
 AT_VENUE = """
