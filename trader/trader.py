@@ -20,7 +20,7 @@ from itertools import groupby
 from uuid import UUID
 
 from trader import balance, order
-from trader.db import LOST_CONNECTION, Connection, Pool, first_line, retrying
+from trader.db import LOST_CONNECTION, Connection, Pool, end_if_cancelled, first_line, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
 from trader.exchange.protocol import Exchange
 from trader.market_quote import QuoteCache
@@ -186,6 +186,7 @@ class Trader:
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settle())
             while not self.stop.is_set():
+                end_if_cancelled()
                 batch = await claim(self.desk)
                 for lane in batch.lanes:
                     task = group.create_task(send_lane(self.desk, lane))
@@ -215,6 +216,7 @@ class Trader:
         """Settle outcomes as they come, all that are there in one transaction."""
         outcomes = self.desk.outcomes
         while True:
+            end_if_cancelled()
             batch = [await outcomes.get()]
             while not outcomes.empty() and len(batch) < OUTCOMES_PER_SETTLE:
                 batch.append(outcomes.get_nowait())
