@@ -22,7 +22,7 @@ from uuid import UUID
 from psycopg.errors import UniqueViolation
 
 from trader import balance, order
-from trader.db import LOST_CONNECTION, Connection, Pool, first_line, retrying
+from trader.db import LOST_CONNECTION, Connection, Pool, end_if_cancelled, first_line, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
 from trader.exchange.protocol import Exchange
 from trader.gate import Gate
@@ -195,6 +195,7 @@ class Trader:
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settle())
             while not self.stop.is_set():
+                end_if_cancelled()
                 if self._on_their_way >= CLAIMED_AT_ONCE:
                     await self._pause()
                     continue
@@ -228,6 +229,7 @@ class Trader:
         """Settle outcomes as they come, all that are there in one transaction."""
         outcomes = self.desk.outcomes
         while True:
+            end_if_cancelled()
             batch = [await outcomes.get()]
             while not outcomes.empty() and len(batch) < OUTCOMES_PER_SETTLE:
                 batch.append(outcomes.get_nowait())
