@@ -1353,6 +1353,20 @@ CREATE VIEW execution AS
     JOIN exchange e ON e.id = m.exchange_id
     LEFT JOIN asset a ON a.id = f.fee_asset_id;
 COMMENT ON VIEW execution IS 'The table fill by names.';
+COMMENT ON COLUMN execution.traded_at IS 'When the venue traded it.';
+COMMENT ON COLUMN execution.quantity IS 'Base traded.';
+COMMENT ON COLUMN execution.price IS 'Quote for one base.';
+COMMENT ON COLUMN execution.quote IS 'quantity x price.';
+COMMENT ON COLUMN execution.fee IS 'In fee_asset; negative is a rebate.';
+COMMENT ON COLUMN execution.fee_asset IS 'What the fee was paid in.';
+COMMENT ON COLUMN execution.liquidity IS 'maker or taker.';
+COMMENT ON COLUMN execution.order_id IS 'The order that it belongs to.';
+COMMENT ON COLUMN execution.trade_id IS 'The venue''s number of the trade.';
+COMMENT ON COLUMN execution.strategy IS 'Whose order it was.';
+COMMENT ON COLUMN execution.market IS 'exchange:symbol.';
+COMMENT ON COLUMN execution.side IS 'buy or sell.';
+COMMENT ON COLUMN execution.fee_value IS 'The fee in the market''s quote asset; NULL if nobody knew its price.';
+COMMENT ON COLUMN execution.source IS 'How we learned of it.';
 
 CREATE VIEW posting AS
   SELECT l.id, l.at, l.kind::text AS kind, coalesce(fs.name, f.kind::text) AS from_, coalesce(ts.name, t.kind::text) AS to_, trim_scale(l.quantity) AS quantity,
@@ -1365,6 +1379,16 @@ CREATE VIEW posting AS
     LEFT JOIN strategy fs ON fs.id = f.strategy_id
     LEFT JOIN strategy ts ON ts.id = t.strategy_id;
 COMMENT ON VIEW posting IS 'The ledger by names: from whom to whom, a strategy or a kind of ledger account.';
+COMMENT ON COLUMN posting.at IS 'When it was posted.';
+COMMENT ON COLUMN posting.kind IS 'deposit, withdrawal, trade, fee or adjustment.';
+COMMENT ON COLUMN posting.quantity IS 'How much moved.';
+COMMENT ON COLUMN posting.asset IS 'What moved.';
+COMMENT ON COLUMN posting.account IS 'The exchange account in whose books it moved.';
+COMMENT ON COLUMN posting.order_id IS 'The order that caused it.';
+COMMENT ON COLUMN posting.fill_id IS 'The fill that caused it, if one did.';
+COMMENT ON COLUMN posting.adjustment_id IS 'The adjustment that caused it, if one did.';
+COMMENT ON COLUMN posting.from_ IS 'Whose it was: a strategy, or a kind of ledger account.';
+COMMENT ON COLUMN posting.to_ IS 'Whose it is now.';
 
 CREATE VIEW bucket_gap AS
   SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe, g.previous AS gap_from, g.time_close - t.span AS gap_to,

@@ -83,9 +83,9 @@ def test_an_amount_is_finite(books: Books, value: str) -> None:
 
 SHAPES = [
     (DEPOSIT | {"strategy": "nobody"}, 'unknown strategy "nobody": there is s'),
-    (MARKET | {"strategy": None}, 'unknown strategy "<NULL>": there is s'),
+    (MARKET | {"strategy": None}, 'unknown strategy "": there is s'),
     (MARKET | {"type": "stop"}, 'unknown type "stop": market, limit, deposit or withdrawal'),
-    (MARKET | {"type": None}, 'unknown type "<NULL>": market, limit, deposit or withdrawal'),
+    (MARKET | {"type": None}, 'unknown type "": market, limit, deposit or withdrawal'),
     (MARKET | {"side": "hold"}, 'unknown side "hold": buy or sell'),
     (
         MARKET | {"market": "BTC/USDT"},
