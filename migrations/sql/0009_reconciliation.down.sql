@@ -1,3 +1,5 @@
+DROP TRIGGER order_unallocated ON "order";
+DROP FUNCTION order_unallocated();
 -- Foreign fills go with their table, so their postings go too: the drift shows again, and going up reads them again from the venue.
 CREATE OR REPLACE VIEW invariant_violation AS
   SELECT 'balance is the sum of its ledger rows' AS rule, format('ledger account %s, asset %s', k.id, k.asset_id) AS what, b.total::text AS kept, f.total::text AS facts

@@ -263,3 +263,22 @@ CREATE OR REPLACE VIEW invariant_violation AS
     FROM external_fill x JOIN fill f ON (f.account_id, f.market_id, f.trade_id, f.side) = (x.account_id, x.market_id, x.trade_id, x.side);
 
 GRANT SELECT ON execution_read, external_fill, external_order, account_drift, reconciliation, external TO tallydesk_reader, tallydesk_user;
+
+-- Once an account was read, what strategies are given must be there: else one would spend another's money.
+CREATE FUNCTION order_unallocated() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  short record;
+BEGIN
+  SELECT c.name, a.code, b.total, sum(n.quantity) AS asked INTO short FROM new_rows n JOIN account c ON c.id = n.account_id AND c.opened_at IS NOT NULL
+    JOIN asset a ON a.id = n.asset_id JOIN ledger_account l ON l.account_id = c.id AND l.kind = 'unallocated'
+    JOIN balance b ON b.ledger_account_id = l.id AND b.asset_id = n.asset_id
+   WHERE n.type = 'deposit' AND b.total < 0 GROUP BY 1, 2, 3 LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'account % has % % that no strategy was given yet, not %', short.name, trim_scale(greatest(short.total + short.asked, 0)), short.code,
+      trim_scale(short.asked) USING ERRCODE = 'check_violation', HINT = 'Pay in at the venue and wait until select * from reconciliation shows it as unallocated, or withdraw from another strategy.';
+  END IF;
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION order_unallocated IS 'Trigger: a deposit gives out what is at the venue and nobody''s yet. It runs after order_post, by its name.';
+REVOKE EXECUTE ON FUNCTION order_unallocated() FROM PUBLIC;
+CREATE TRIGGER order_unallocated AFTER INSERT ON "order" REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION order_unallocated();
