@@ -11,7 +11,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from trader.db import Connection, fetch_all, fetch_one
-from trader.exchange.protocol import FillReport, OrderReport, OrderRequest, OrderType, Side
+from trader.exchange.protocol import FillReport, OrderReport, OrderRequest, OrderType, Side, TimeInForce
 from trader.sizing import Denial, Intent, Placement, Rules, plain
 
 ABSENCES_NEEDED = 2
@@ -31,7 +31,8 @@ SELECT l.strategy_id FROM lane l JOIN strategy s ON s.id = l.strategy_id
 # A statement of its own: the one above read a snapshot that is older than its locks.
 TAKE_HEADS = """
 SELECT o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.quantity, o.quote_quantity,
-       o.limit_price, o.expires_at, s.stake, s.stake_unit = '%%' AS stake_in_percent, a.halted, a.name AS account,
+       o.limit_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.expires_at,
+       s.stake, s.stake_unit = '%%' AS stake_in_percent, a.halted, a.name AS account,
        a.price_margin, a.receive_window, m.symbol, b.code AS base, q.code AS quote, m.base_id, m.quote_id, m.active,
        m.price_tick, m.quantity_step, m.quantity_min, m.quantity_max, m.cost_min,
        greatest(m.maker_fee, m.taker_fee) AS fee, m.fee_side::text, clock_timestamp() AS now
@@ -218,6 +219,7 @@ def _queued(row: Any) -> Queued:
         row.stake,
         row.stake_in_percent,
         row.expires_at,
+        row.time_in_force,
     )
     rules = Rules(
         symbol=row.symbol,
@@ -291,6 +293,7 @@ async def submit(connection: Connection, placements: Sequence[tuple[Queued, Plac
                 placement.price,
                 submitted_at[order.id],
                 order.receive_window,
+                order.intent.time_in_force,
             ),
         )
         for order, placement in placements
@@ -307,6 +310,7 @@ def request(
     price: Decimal | None,
     submitted_at: datetime,
     receive_window: timedelta,
+    time_in_force: TimeInForce,
 ) -> OrderRequest:
     """What goes over the wire, with numbers as short as they can be written."""
     return OrderRequest(
@@ -319,6 +323,7 @@ def request(
         short(price),
         submitted_at,
         receive_window,
+        time_in_force,
     )
 
 

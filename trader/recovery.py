@@ -42,7 +42,8 @@ UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_sin
        reason = coalesce(o.reason, 'the trader that sent it is gone')
   FROM due, market m, account a WHERE o.id = due.id AND m.id = o.market_id AND a.id = o.account_id
 RETURNING o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.sent_quantity,
-  o.sent_quote_quantity, o.sent_price, o.submitted_at, o.receive_deadline, o.absences, o.expires_at, o.fence, o.attempt,
+  o.sent_quote_quantity, o.sent_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.submitted_at,
+  o.receive_deadline, o.absences, o.expires_at, o.fence, o.attempt,
   o.in_doubt_since, a.receive_window, m.symbol
 """
 
@@ -53,7 +54,8 @@ UPDATE "order" SET next_look_at = clock_timestamp() + make_interval(secs => %(pa
 """
 
 NOW = """
-SELECT clock_timestamp() AS now, a.halted FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
+SELECT clock_timestamp() AS now, a.halted, o.cancel_requested_at IS NOT NULL AS unwanted
+  FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
 """
 
 
@@ -125,11 +127,18 @@ async def _proved_absent(desk: Desk, row: Any) -> None:
     desk.in_doubt.pop((row.id, row.attempt), None)
     async with desk.pool.connection() as connection:
         state = await fetch_one(connection, NOW, {"id": row.id})
-    if state.halted or (row.expires_at is not None and row.expires_at < state.now):
-        why = "the account is halted" if state.halted else "it is too old to send again"
+    if why := _why_not_again(row, state):
         await _settle(desk, Outcome(row.id, row.fence, "denied", reason=f"it never reached the venue, and {why}"))
     else:
         await _send_again(desk, row)
+
+
+def _why_not_again(row: Any, state: Any) -> str | None:
+    if state.halted:
+        return "the account is halted"
+    if state.unwanted:
+        return "its cancel is requested"
+    return "it is too old to send again" if row.expires_at is not None and row.expires_at < state.now else None
 
 
 async def _send_again(desk: Desk, row: Any) -> None:
@@ -144,6 +153,7 @@ async def _send_again(desk: Desk, row: Any) -> None:
         row.sent_price,
         row.submitted_at,
         row.receive_window,
+        row.time_in_force,
     )
     claimed = Claimed(row.id, row.strategy_id, row.account_id, row.fence, request)
     async with desk.pool.connection() as connection:
