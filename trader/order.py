@@ -81,7 +81,7 @@ NEXT_FENCE = "SELECT nextval('fence') AS fence"
 
 # Before each send: is it still ours, and may anything be sent at all?
 MAY_SEND = """
-SELECT o.status = 'submitted' AND o.fence = %(fence)s AS ours, a.halted,
+SELECT o.status = 'submitted' AND o.fence = %(fence)s AS ours, a.halted, o.cancel_requested_at IS NOT NULL AS unwanted,
        clock_timestamp() > o.submitted_at + a.receive_window / 2 AS aged, a.receive_window
   FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
 """
@@ -169,7 +169,7 @@ class Claimed:
     request: OrderRequest
 
 
-Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied"]
+Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied", "canceled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,8 +341,9 @@ async def lease_lanes(
     )
 
 
-async def ready_to_send(connection: Connection, claimed: Claimed) -> Claimed | Literal["halted", "fenced"]:
-    """The order as it may be sent now, or why not: its account is halted, or another trader has taken it over.
+async def ready_to_send(connection: Connection, claimed: Claimed) -> Claimed | Literal["halted", "fenced", "unwanted"]:
+    """The order as it may be sent now, or why not: its account is halted, another trader has taken it over, or its
+    cancel was requested.
 
     An order that has waited for most of its receive window gets a new time stamp first, durably.
     """
@@ -351,6 +352,8 @@ async def ready_to_send(connection: Connection, claimed: Claimed) -> Claimed | L
         return "fenced"
     if row.halted:
         return "halted"
+    if row.unwanted:
+        return "unwanted"
     return await restamp(connection, claimed, row.receive_window) if row.aged else claimed
 
 

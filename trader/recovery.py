@@ -14,7 +14,7 @@ from trader import order
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import ExchangeError
 from trader.exchange.protocol import Exchange, OrderReport
-from trader.order import ABSENCES_NEEDED, CLOCK_MARGIN, Claimed, Outcome
+from trader.order import ABSENCES_NEEDED, CLOCK_MARGIN, Claimed, Outcome, Verdict
 from trader.trader import Desk, call_venue, settle_in_transaction
 
 log = logging.getLogger("recovery")
@@ -128,16 +128,17 @@ async def _proved_absent(desk: Desk, row: Any) -> None:
     async with desk.pool.connection() as connection:
         state = await fetch_one(connection, NOW, {"id": row.id})
     if why := _why_not_again(row, state):
-        await _settle(desk, Outcome(row.id, row.fence, "denied", reason=f"it never reached the venue, and {why}"))
+        verdict: Verdict = "canceled" if state.unwanted else "denied"
+        await _settle(desk, Outcome(row.id, row.fence, verdict, reason=f"it never reached the venue, and {why}"))
     else:
         await _send_again(desk, row)
 
 
 def _why_not_again(row: Any, state: Any) -> str | None:
-    if state.halted:
-        return "the account is halted"
     if state.unwanted:
         return "its cancel is requested"
+    if state.halted:
+        return "the account is halted"
     return "it is too old to send again" if row.expires_at is not None and row.expires_at < state.now else None
 
 

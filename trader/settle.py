@@ -99,8 +99,8 @@ async def _move_on(
             moves.append((outcome.order_id, status, outcome.report.venue_order_id, reason))
         elif outcome.verdict == "refused":
             moves.append((outcome.order_id, "rejected", None, outcome.reason))
-        elif outcome.verdict == "denied":
-            moves.append((outcome.order_id, "denied", None, outcome.reason))
+        elif outcome.verdict in ("denied", "canceled"):
+            moves.append((outcome.order_id, outcome.verdict, None, outcome.reason))
     if moves:
         ids, statuses, venue_order_ids, reasons = (list(column) for column in zip(*moves, strict=True))
         await connection.execute(

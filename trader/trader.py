@@ -141,6 +141,8 @@ async def send(desk: Desk, claimed: Claimed) -> Outcome:
             ready = await order.ready_to_send(connection, claimed)
         if ready == "halted":
             return Outcome(claimed.id, claimed.fence, "denied", reason="the account was halted before it was sent")
+        if ready == "unwanted":
+            return Outcome(claimed.id, claimed.fence, "canceled", reason="canceled before it was sent")
         if ready == "fenced":
             return Outcome(claimed.id, claimed.fence, "never sent")  # not ours: settling writes nothing
         return await call_venue(desk.exchanges[claimed.account_id], ready)

@@ -250,8 +250,21 @@ def test_an_order_in_doubt_whose_cancel_is_requested_is_not_sent_again(desk: Des
     desk.wait_for("SELECT EXISTS (SELECT FROM order_in_doubt)")
     desk.execute(CANCEL, order)
     state = desk.wait_for_status(order, *ENDS)
-    assert (state.status, state.reason) == ("denied", "it never reached the venue, and its cancel is requested")
+    assert (state.status, state.reason) == ("canceled", "it never reached the venue, and its cancel is requested")
     assert desk.venue.orders() == []
+
+
+def test_an_order_whose_cancel_is_requested_after_its_claim_is_not_sent(desk: Desk) -> None:
+    desk.venue.fault("delay_answer", seconds=1)
+    first, second = desk.order("s", quote_quantity="30"), desk.order("s", quote_quantity="20")
+    desk.trader()
+    desk.wait_for("SELECT count(*) = 2 FROM \"order\" WHERE status = 'submitted'")
+    desk.execute(CANCEL, second)
+    order = desk.wait_for_status(second, *ENDS)
+    assert (order.status, order.reason) == ("canceled", "canceled before it was sent")
+    assert desk.wait_for_status(first, *ENDS).status == "filled"
+    assert len(desk.venue.orders()) == 1
+    assert desk.value("SELECT held FROM allowance WHERE asset = 'USDT'") == 0
 
 
 def test_an_exit_after_its_entry_sells_what_the_entry_filled(desk: Desk) -> None:
