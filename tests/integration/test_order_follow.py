@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.plugins.books import Books, open_session
@@ -280,3 +281,43 @@ def test_a_trigger_and_the_end_of_the_other_at_the_same_time_do_not_miss_each_ot
             thread.join(10)
         assert status(books, profit, stop) == ["canceled", "queued"]
         books.execute(CANCEL, stop)
+
+
+def test_fills_and_triggers_that_race_for_a_group_leave_no_order_behind(committed_books: Books) -> None:
+    """Each holds its own row and wants the other's: PostgreSQL may choose a loser, who runs again as traders do."""
+    books = committed_books
+    books.strategy(deposit=100_000)
+    pairs = [pair(books) for _ in range(15)]
+    fill = (
+        "INSERT INTO fill (order_id, traded_at, quantity, price, fee, fee_asset_id, trade_id, source)"
+        " SELECT id, now(), 0.5, 120, 0, 1, 'race' || id, 'poll' FROM \"order\" WHERE id = {0};"
+        " UPDATE \"order\" SET status = 'filled' WHERE id = {0}"
+    )
+    start = threading.Barrier(2)
+
+    def work(statements: list[str]) -> None:
+        with open_session(books.url) as session:
+            session.execute("SET tallydesk.process = 'trader'; SET deadlock_timeout = '50 ms'")
+            for statement in statements:
+                start.wait(30)
+                until_it_wins(session, statement)
+
+    trigger = TRIGGER.replace("%s", "{0} AND status = 'waiting'")
+    threads = [
+        threading.Thread(target=work, args=[[fill.format(profit) for profit, _ in pairs]]),
+        threading.Thread(target=work, args=[[trigger.format(stop) for _, stop in pairs]]),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {tuple(status(books, *both)) for both in pairs} == {("filled", "canceled")}
+
+
+def until_it_wins(session: Any, statement: str) -> None:
+    for last in (False,) * 9 + (True,):
+        try:
+            session.execute(statement)
+            break
+        except psycopg.errors.DeadlockDetected:
+            assert not last
