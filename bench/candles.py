@@ -168,7 +168,7 @@ def main() -> None:
         "bench candles", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--candles", type=int, default=300_000)
-    parser.add_argument("--rounds", type=int, default=5, help="of ours and of the floor, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="of ours and of the floor, in turn")
     options = parser.parse_args()
     with ground() as place:
         header(f"candles, {options.candles:,} of one market", place.name)

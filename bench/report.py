@@ -33,7 +33,9 @@ def compare(
     met = (least is None or ratio >= least) and (most is None or ratio <= most)
     goal = f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else ""
     _line(what, median(ours), median(floor), ratio, unit, goal and f"{goal}: {'met' if met else 'NOT met'}")
-    print(f"{'  ratio of each round':<{WIDTH}} {', '.join(f'{one:.2f}' for one in sorted(ratios)[:15])}", flush=True)
+    few = len(ratios) <= 10
+    each = ", ".join(f"{one:.2f}" for one in ratios) if few else f"from {min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"{'  ratio of each round':<{WIDTH}} {each}", flush=True)
 
 
 def bound(what: str, ours: float, floor: float, unit: str, goal: float) -> None:

@@ -622,11 +622,11 @@ BEGIN
   END IF;
   SELECT * INTO s FROM strategy WHERE name = NEW.strategy;
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'unknown strategy "%": there is %', NEW.strategy, coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM strategy),
+    RAISE EXCEPTION 'unknown strategy "%": there is %', coalesce(NEW.strategy, ''), coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM strategy),
       'none yet (tallydesk strategy add)') USING ERRCODE = 'foreign_key_violation';
   END IF;
   IF NEW.type IS NULL OR NEW.type NOT IN ('market', 'limit', 'deposit', 'withdrawal') THEN
-    RAISE EXCEPTION 'unknown type "%": market, limit, deposit or withdrawal', NEW.type USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'unknown type "%": market, limit, deposit or withdrawal', coalesce(NEW.type, '') USING ERRCODE = 'check_violation';
   END IF;
   IF NEW.side NOT IN ('buy', 'sell') THEN
     RAISE EXCEPTION 'unknown side "%": buy or sell', NEW.side USING ERRCODE = 'check_violation';
@@ -646,7 +646,7 @@ BEGIN
       RAISE EXCEPTION 'a % order names a side and a market, and no asset', NEW.type USING ERRCODE = 'check_violation';
     END IF;
     IF (NEW.type = 'limit') <> (NEW.limit_price IS NOT NULL) THEN
-      RAISE EXCEPTION 'a limit order needs a limit_price, a market order takes none' USING ERRCODE = 'check_violation';
+      RAISE EXCEPTION '%', CASE NEW.type WHEN 'limit' THEN 'a limit order needs a limit_price' ELSE 'a market order takes no limit_price; a limit order does' END USING ERRCODE = 'check_violation';
     END IF;
     IF num_nonnulls(NEW.quantity, NEW.quote_quantity) > 1 THEN
       RAISE EXCEPTION 'give quantity or quote_quantity or neither, not both' USING ERRCODE = 'check_violation';
@@ -867,9 +867,9 @@ CREATE FUNCTION market_price(p_market int) RETURNS numeric LANGUAGE sql STABLE A
   SELECT coalesce(
     (SELECT b.close::numeric FROM bucket_feed f
        JOIN LATERAL (SELECT close, time_close FROM bucket WHERE market_id = f.market_id AND timeframe_id = f.timeframe_id ORDER BY time_close DESC LIMIT 1) b ON true
-      WHERE f.market_id = p_market ORDER BY b.time_close DESC LIMIT 1),
+      WHERE f.market_id = p_market ORDER BY f.enabled DESC, b.time_close DESC LIMIT 1),
     (SELECT price FROM fill WHERE market_id = p_market ORDER BY id DESC LIMIT 1)) $$;
-COMMENT ON FUNCTION market_price IS 'Quote for one base: the newest close of its feeds, else its last fill; NULL if there is neither.';
+COMMENT ON FUNCTION market_price IS 'Quote for one base: the newest close of the feeds that are kept up to date, else of imported ones, else its last fill; NULL if there is none.';
 
 CREATE FUNCTION asset_price(p_asset int, p_unit int, p_exchange int) RETURNS numeric LANGUAGE sql STABLE AS $$
   SELECT CASE WHEN p_asset = p_unit THEN 1 ELSE coalesce(
@@ -1117,7 +1117,8 @@ CREATE TABLE role (
   instance    uuid NOT NULL,
   host        text NOT NULL,
   started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-  beat_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+  beat_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  stop_at     timestamptz
 ) WITH (fillfactor = 30);
 COMMENT ON TABLE role IS 'The processes of the desk. One is alive if its session advisory lock is held and its beat is fresh; no process id is stored.';
 COMMENT ON COLUMN role.kind IS 'scheduler, worker or trader.';
@@ -1125,6 +1126,7 @@ COMMENT ON COLUMN role.host IS 'The machine that it runs on.';
 COMMENT ON COLUMN role.started_at IS 'When this instance began.';
 COMMENT ON COLUMN role.name IS 'scheduler, worker-1, trader-1, ...: the lock is hashtextextended(''role:'' || name, 0).';
 COMMENT ON COLUMN role.instance IS 'New at every start; lanes name it as their owner. Its lock is hashtextextended(instance::text, 0).';
+COMMENT ON COLUMN role.stop_at IS 'Somebody asked it to stop: it ends at its next beat, as on SIGTERM. Starting it clears this.';
 COMMENT ON COLUMN role.beat_at IS 'Written every few seconds over the connection that holds the locks.';
 
 CREATE TYPE severity AS ENUM ('notice', 'warning', 'critical');
@@ -1339,6 +1341,30 @@ COMMENT ON COLUMN reconciliation.read_at IS 'When the venue was read.';
 COMMENT ON COLUMN reconciliation.drift IS 'venue - ledger, both at read_at. NULL: an order was in flight then, or the venue was never read.';
 COMMENT ON COLUMN reconciliation.strategies IS 'What strategies have of it now.';
 COMMENT ON COLUMN reconciliation.unallocated IS 'What nobody was given yet; below zero: more was given out than was ever there.';
+
+CREATE VIEW execution AS
+  SELECT f.id, f.traded_at, s.name AS strategy, e.name || ':' || m.symbol AS market, f.side::text AS side, trim_scale(f.quantity) AS quantity,
+         trim_scale(f.price) AS price, trim_scale(f.quote) AS quote, trim_scale(f.fee) AS fee, a.code AS fee_asset, trim_scale(f.fee_value) AS fee_value,
+         f.liquidity::text AS liquidity, f.source::text AS source, f.order_id, f.trade_id
+    FROM fill f
+    JOIN "order" o ON o.id = f.order_id
+    JOIN strategy s ON s.id = o.strategy_id
+    JOIN market m ON m.id = f.market_id
+    JOIN exchange e ON e.id = m.exchange_id
+    LEFT JOIN asset a ON a.id = f.fee_asset_id;
+COMMENT ON VIEW execution IS 'The table fill by names.';
+
+CREATE VIEW posting AS
+  SELECT l.id, l.at, l.kind::text AS kind, coalesce(fs.name, f.kind::text) AS from_, coalesce(ts.name, t.kind::text) AS to_, trim_scale(l.quantity) AS quantity,
+         a.code AS asset, c.name AS account, l.order_id, l.fill_id, l.adjustment_id
+    FROM ledger l
+    JOIN asset a ON a.id = l.asset_id
+    JOIN ledger_account f ON f.id = l.from_id
+    JOIN ledger_account t ON t.id = l.to_id
+    JOIN account c ON c.id = f.account_id
+    LEFT JOIN strategy fs ON fs.id = f.strategy_id
+    LEFT JOIN strategy ts ON ts.id = t.strategy_id;
+COMMENT ON VIEW posting IS 'The ledger by names: from whom to whom, a strategy or a kind of ledger account.';
 
 CREATE VIEW bucket_gap AS
   SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe, g.previous AS gap_from, g.time_close - t.span AS gap_to,
@@ -1783,11 +1809,11 @@ BEGIN
   END IF;
   SELECT * INTO s FROM strategy WHERE name = NEW.strategy;
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'unknown strategy "%": there is %', NEW.strategy, coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM strategy),
+    RAISE EXCEPTION 'unknown strategy "%": there is %', coalesce(NEW.strategy, ''), coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM strategy),
       'none yet (tallydesk strategy add)') USING ERRCODE = 'foreign_key_violation';
   END IF;
   IF NEW.type IS NULL OR NEW.type NOT IN ('market', 'limit', 'deposit', 'withdrawal') THEN
-    RAISE EXCEPTION 'unknown type "%": market, limit, deposit or withdrawal', NEW.type USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'unknown type "%": market, limit, deposit or withdrawal', coalesce(NEW.type, '') USING ERRCODE = 'check_violation';
   END IF;
   IF NEW.side NOT IN ('buy', 'sell') THEN
     RAISE EXCEPTION 'unknown side "%": buy or sell', NEW.side USING ERRCODE = 'check_violation';
@@ -1815,7 +1841,7 @@ BEGIN
       RAISE EXCEPTION 'a % order names a side and a market, and no asset', NEW.type USING ERRCODE = 'check_violation';
     END IF;
     IF (NEW.type = 'limit') <> (NEW.limit_price IS NOT NULL) THEN
-      RAISE EXCEPTION 'a limit order needs a limit_price, a market order takes none' USING ERRCODE = 'check_violation';
+      RAISE EXCEPTION '%', CASE NEW.type WHEN 'limit' THEN 'a limit order needs a limit_price' ELSE 'a market order takes no limit_price; a limit order does' END USING ERRCODE = 'check_violation';
     END IF;
     IF NEW.type <> 'limit' AND NEW.time_in_force IS NOT NULL THEN
       RAISE EXCEPTION 'time_in_force is %: only a limit order has one', NEW.time_in_force USING ERRCODE = 'check_violation';

@@ -92,12 +92,13 @@ def _step(name: str) -> str:
 
 def tables_text(connection: psycopg.Connection[Any]) -> str:
     """docs/tables.md, from what the database at `connection` says of itself."""
+    cursor: psycopg.Cursor[Any]
     with connection.cursor(row_factory=namedtuple_row) as cursor:
-        relations = cursor.execute(RELATIONS).fetchall()
+        relations: list[Any] = cursor.execute(RELATIONS).fetchall()
         parts = [_head(relations)]
         parts += ["## Tables\n", *(_relation(cursor, row) for row in relations if row.kind == "r")]
         parts += ["## Views\n", *(_relation(cursor, row) for row in relations if row.kind == "v")]
-        parts += ["## Types\n", "\n".join(f"- **{row.name}**: {row.meaning}" for row in cursor.execute(TYPES)) + "\n"]
+        parts += ["## Types\n", _types(cursor.execute(TYPES).fetchall())]
     return "\n".join(parts)
 
 
@@ -111,6 +112,10 @@ def _head(relations: Sequence[Any]) -> str:
         "Write to the view `orders`; read the views. Times are `timestamptz`, money is `numeric`.\n\n"
         f"Tables: {links('r')}.\n\nViews: {links('v')}.\n"
     )
+
+
+def _types(rows: Sequence[Any]) -> str:
+    return "\n".join(f"- **{row.name}**: {row.meaning}" for row in rows) + "\n"
 
 
 def _relation(cursor: psycopg.Cursor[Any], relation: Any) -> str:

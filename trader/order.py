@@ -81,16 +81,22 @@ NEXT_FENCE = "SELECT nextval('fence') AS fence"
 
 # Before each send: is it still ours, and may anything be sent at all?
 MAY_SEND = """
-SELECT o.status = 'submitted' AND o.fence = %(fence)s AS ours, a.halted, o.cancel_requested_at IS NOT NULL AS unwanted,
-       clock_timestamp() > o.submitted_at + a.receive_window / 2 AS aged, a.receive_window
-  FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
+SELECT o.id, o.status = 'submitted' AND o.fence = x.fence AS ours, a.halted,
+       o.cancel_requested_at IS NOT NULL AS unwanted,
+       clock_timestamp() > o.submitted_at + a.receive_window / 2 AS aged
+  FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) x (id, fence)
+  JOIN "order" o ON o.id = x.id JOIN account a ON a.id = o.account_id
 """
 
 RESTAMP = """
-UPDATE "order" o SET attempt = o.attempt + 1, submitted_at = t.now,
-       receive_deadline = t.now + %(receive_window)s, absences = 0
-  FROM (SELECT date_trunc('milliseconds', clock_timestamp()) AS now) t
- WHERE o.id = %(id)s AND o.fence = %(fence)s AND o.status = 'submitted' RETURNING o.submitted_at
+WITH locked AS (
+  SELECT o.id, a.receive_window FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) x (id, fence)
+    JOIN "order" o ON o.id = x.id AND o.fence = x.fence AND o.status = 'submitted'
+    JOIN account a ON a.id = o.account_id ORDER BY o.strategy_id, o.id FOR UPDATE OF o)
+UPDATE "order" o SET attempt = o.attempt + 1, submitted_at = t.now, receive_deadline = t.now + locked.receive_window,
+       absences = 0
+  FROM locked, (SELECT date_trunc('milliseconds', clock_timestamp()) AS now) t
+ WHERE o.id = locked.id RETURNING o.id, o.submitted_at
 """
 
 LOCK = """
@@ -139,6 +145,19 @@ INSERT INTO incident (severity, kind, message, account_id, order_id)
 VALUES (%(severity)s, %(kind)s, %(message)s, %(account)s, %(order)s)
 """
 
+# The evidence contradicts what we know: only a person can say what happened. The funds stay held.
+LEAVE_DISPUTED = """
+UPDATE "order" SET in_doubt_since = coalesce(in_doubt_since, clock_timestamp()), reason = %(reason)s, absences = 0,
+       next_look_at = clock_timestamp() + interval '1 minute'
+ WHERE id = %(id)s AND (%(fence)s::bigint IS NULL OR fence = %(fence)s) AND status = 'submitted'
+"""
+
+ACCOUNT_OF = """
+SELECT o.id, o.account_id, EXISTS (SELECT FROM incident i WHERE i.order_id = o.id AND i.kind = %(kind)s
+                                      AND i.resolved_at IS NULL) AS known
+  FROM "order" o WHERE o.id = %(id)s
+"""
+
 HALT = "UPDATE account SET halted = true, halt_reason = %(reason)s WHERE id = %(account)s AND NOT halted"
 
 
@@ -168,6 +187,10 @@ class Claimed:
     fence: int
     request: OrderRequest
 
+
+Ready = Claimed | Literal["halted", "fenced", "unwanted"]
+"""What may be sent; or why nothing may: the account is halted, another trader has taken the order over, or its cancel
+is requested."""
 
 Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied", "canceled"]
 
@@ -341,27 +364,40 @@ async def lease_lanes(
     )
 
 
-async def ready_to_send(connection: Connection, claimed: Claimed) -> Claimed | Literal["halted", "fenced", "unwanted"]:
-    """The order as it may be sent now, or why not: its account is halted, another trader has taken it over, or its
-    cancel was requested.
+async def ready_to_send(connection: Connection, claims: Sequence[Claimed]) -> dict[int, Ready]:
+    """By order id: the order as it may be sent now, or why not.
 
-    An order that has waited for most of its receive window gets a new time stamp first, durably.
+    Orders that have waited for most of their receive window get a new time stamp first, durably.
     """
-    row = await fetch_one(connection, MAY_SEND, {"id": claimed.id, "fence": claimed.fence})
+    rows = {row.id: row for row in await fetch_all(connection, MAY_SEND, _keys(claims))}
+    aged = [one for one in claims if rows[one.id].aged and _why_not(rows[one.id]) is None]
+    ready = await restamp(connection, aged) if aged else {}
+    for one in claims:
+        if why := _why_not(rows[one.id]):
+            ready[one.id] = why
+        else:
+            ready.setdefault(one.id, one)
+    return ready
+
+
+def _why_not(row: Any) -> Literal["halted", "fenced", "unwanted"] | None:
     if not row.ours:
         return "fenced"
     if row.halted:
         return "halted"
-    if row.unwanted:
-        return "unwanted"
-    return await restamp(connection, claimed, row.receive_window) if row.aged else claimed
+    return "unwanted" if row.unwanted else None
 
 
-async def restamp(connection: Connection, claimed: Claimed, receive_window: timedelta) -> Claimed | Literal["fenced"]:
-    """Begin another attempt: the request's time stamp is written down before it can be sent."""
-    rows = await fetch_all(
-        connection, RESTAMP, {"id": claimed.id, "fence": claimed.fence, "receive_window": receive_window}
-    )
-    if not rows:
-        return "fenced"
-    return replace(claimed, request=replace(claimed.request, submitted_at=rows[0].submitted_at))
+async def restamp(connection: Connection, claims: Sequence[Claimed]) -> dict[int, Ready]:
+    """Begin another attempt of each: the request's time stamp is written down before it can be sent."""
+    stamps = {row.id: row.submitted_at for row in await fetch_all(connection, RESTAMP, _keys(claims))}
+    return {
+        one.id: replace(one, request=replace(one.request, submitted_at=stamps[one.id]))
+        if one.id in stamps
+        else "fenced"
+        for one in claims
+    }
+
+
+def _keys(claims: Sequence[Claimed]) -> dict[str, list[int]]:
+    return {"ids": [one.id for one in claims], "fences": [one.fence for one in claims]}

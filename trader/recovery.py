@@ -158,8 +158,8 @@ async def _send_again(desk: Desk, row: Any) -> None:
     )
     claimed = Claimed(row.id, row.strategy_id, row.account_id, row.fence, request)
     async with desk.pool.connection() as connection:
-        ready = await order.restamp(connection, claimed, row.receive_window)
-    if ready == "fenced":
+        ready = (await order.restamp(connection, [claimed]))[claimed.id]
+    if isinstance(ready, str):
         return
     log.info("order %s: proved absent, sending it again", row.id)
     await _settle(desk, await call_venue(desk.exchanges[row.account_id], ready))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trader import balance, order
-from trader.db import Connection, fetch_all
+from trader.db import Connection, fetch_all, fetch_one
 from trader.exchange.protocol import FillReport, OrderReport
 from trader.order import Outcome
 
@@ -33,6 +33,21 @@ async def settle(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     await _leave_in_doubt(connection, [outcome for outcome in valid if outcome.verdict in ("in doubt", "never sent")])
     await _halt(connection, [outcome for outcome in valid if outcome.halts], before)
     await _raise_incidents(connection, booked, before, after)
+
+
+async def dispute(connection: Connection, outcome: Outcome) -> None:
+    """Write down that the venue's answer cannot be true beside what is known, and stop the account.
+
+    It happens when a venue was reset, or restored, and gives out order numbers a second time.
+    """
+    number = outcome.report.venue_order_id if outcome.report else "?"
+    reason = f"the venue calls it {number}, which is another order of ours: was the venue reset?"
+    await connection.execute(order.LEAVE_DISPUTED, {"id": outcome.order_id, "fence": outcome.fence, "reason": reason})
+    kind = "contradiction"
+    row = await fetch_one(connection, order.ACCOUNT_OF, {"id": outcome.order_id, "kind": kind})
+    await connection.execute(order.HALT, {"account": row.account_id, "reason": f"order {outcome.order_id}: {reason}"})
+    if not row.known:
+        await _raise_incident(connection, "critical", kind, reason, row)
 
 
 def _is_fenced(outcome: Outcome, row: Any) -> bool:

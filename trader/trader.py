@@ -19,19 +19,24 @@ from datetime import timedelta
 from itertools import groupby
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
+
 from trader import balance, order
 from trader.db import LOST_CONNECTION, Connection, Pool, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
 from trader.exchange.protocol import Exchange
+from trader.gate import Gate
 from trader.market_quote import QuoteCache
 from trader.order import Claimed, Outcome, Queued
-from trader.settle import settle
+from trader.settle import dispute, settle
 from trader.sizing import Denial, Placement, needs_quote, size
 
 log = logging.getLogger("trader")
 
-LANES_PER_CLAIM = 40
-ORDERS_PER_LANE = 20
+LANES_PER_CLAIM = 32
+ORDERS_PER_LANE = 8
+CLAIMED_AT_ONCE = 160
+"""No further claim while so many orders are on their way: what is claimed and waits grows older than its time stamp."""
 SENDS_AT_ONCE = 32
 """Calls in flight at one venue; the orders of one strategy go one after the other."""
 LEASE = timedelta(seconds=30)
@@ -51,6 +56,10 @@ class Desk:
     """By (order, attempt): since when, on our own clock, we know that it is in doubt."""
     outcomes: "asyncio.Queue[Outcome]" = field(default_factory=asyncio.Queue)
     sending: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDS_AT_ONCE))
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +146,7 @@ async def send_lane(desk: Desk, lane: Sequence[Claimed]) -> None:
 async def send(desk: Desk, claimed: Claimed) -> Outcome:
     """Send one order, if it is still ours and nothing is halted, and say what its answer proves."""
     async with desk.sending:
-        async with desk.pool.connection() as connection:
-            ready = await order.ready_to_send(connection, claimed)
+        ready = await desk.gate.ready(claimed)
         if ready == "halted":
             return Outcome(claimed.id, claimed.fence, "denied", reason="the account was halted before it was sent")
         if ready == "unwanted":
@@ -180,14 +188,19 @@ class Trader:
         """Set when orders were queued: claim now instead of at the next tick."""
         self.stop = asyncio.Event()
         self._lanes: set[asyncio.Task[None]] = set()
+        self._on_their_way = 0
 
     async def run(self) -> None:
         """Claim and send until stopped. Raises if the database is lost: whoever starts next recovers."""
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settle())
             while not self.stop.is_set():
+                if self._on_their_way >= CLAIMED_AT_ONCE:
+                    await self._pause()
+                    continue
                 batch = await claim(self.desk)
                 for lane in batch.lanes:
+                    self._on_their_way += len(lane)
                     task = group.create_task(send_lane(self.desk, lane))
                     self._lanes.add(task)
                     task.add_done_callback(self._lanes.discard)
@@ -219,6 +232,7 @@ class Trader:
             while not outcomes.empty() and len(batch) < OUTCOMES_PER_SETTLE:
                 batch.append(outcomes.get_nowait())
             await settle_in_transaction(self.desk.pool, batch)
+            self._on_their_way -= len(batch)
             for _ in batch:
                 outcomes.task_done()
             self.wake.set()  # their lanes are free again
@@ -231,9 +245,19 @@ async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None
         async with pool.connection() as connection, connection.transaction():
             await settle(connection, outcomes)
 
+    async def contradicted() -> None:
+        async with pool.connection() as connection, connection.transaction():
+            await dispute(connection, outcomes[0])
+
     for attempt in range(5):
         try:
             return await retrying(work)
+        except UniqueViolation:
+            if len(outcomes) == 1:
+                return await retrying(contradicted)
+            for outcome in outcomes:  # one of them contradicts what we know: the others are settled all the same
+                await settle_in_transaction(pool, [outcome])
+            return None
         except LOST_CONNECTION:
             if attempt == 4:
                 raise

@@ -129,6 +129,30 @@ COMMENT ON COLUMN reconciliation.drift IS 'venue - ledger, both at read_at. NULL
 COMMENT ON COLUMN reconciliation.strategies IS 'What strategies have of it now.';
 COMMENT ON COLUMN reconciliation.unallocated IS 'What nobody was given yet; below zero: more was given out than was ever there.';
 
+CREATE VIEW execution AS
+  SELECT f.id, f.traded_at, s.name AS strategy, e.name || ':' || m.symbol AS market, f.side::text AS side, trim_scale(f.quantity) AS quantity,
+         trim_scale(f.price) AS price, trim_scale(f.quote) AS quote, trim_scale(f.fee) AS fee, a.code AS fee_asset, trim_scale(f.fee_value) AS fee_value,
+         f.liquidity::text AS liquidity, f.source::text AS source, f.order_id, f.trade_id
+    FROM fill f
+    JOIN "order" o ON o.id = f.order_id
+    JOIN strategy s ON s.id = o.strategy_id
+    JOIN market m ON m.id = f.market_id
+    JOIN exchange e ON e.id = m.exchange_id
+    LEFT JOIN asset a ON a.id = f.fee_asset_id;
+COMMENT ON VIEW execution IS 'The table fill by names.';
+
+CREATE VIEW posting AS
+  SELECT l.id, l.at, l.kind::text AS kind, coalesce(fs.name, f.kind::text) AS from_, coalesce(ts.name, t.kind::text) AS to_, trim_scale(l.quantity) AS quantity,
+         a.code AS asset, c.name AS account, l.order_id, l.fill_id, l.adjustment_id
+    FROM ledger l
+    JOIN asset a ON a.id = l.asset_id
+    JOIN ledger_account f ON f.id = l.from_id
+    JOIN ledger_account t ON t.id = l.to_id
+    JOIN account c ON c.id = f.account_id
+    LEFT JOIN strategy fs ON fs.id = f.strategy_id
+    LEFT JOIN strategy ts ON ts.id = t.strategy_id;
+COMMENT ON VIEW posting IS 'The ledger by names: from whom to whom, a strategy or a kind of ledger account.';
+
 CREATE VIEW bucket_gap AS
   SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe, g.previous AS gap_from, g.time_close - t.span AS gap_to,
          (extract(epoch FROM g.time_close - t.span - g.previous) / nullif(extract(epoch FROM t.span), 0))::bigint AS missing

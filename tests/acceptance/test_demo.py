@@ -11,6 +11,8 @@ import pytest
 
 from tests.acceptance._installation import COMMAND, ROOT, Installation, lines_of, wait_until
 
+SECONDS = "30"
+"""Wherever its set-up ends, both strategies want to be in within so long: the made-up candles are always the same."""
 SHOWN = ("select * from holding", "select * from performance", "select * from reconciliation")
 STAGES = {"setting up": r"the schema is migrated", "trading": r"^ *\d+\.\d s \|"}
 
@@ -25,7 +27,7 @@ def as_printed(line: str) -> str:
 
 @pytest.mark.timeout(120)
 def test_it_trades_by_itself_and_leaves_every_cent_to_look_at(installation: Installation) -> None:
-    demo = installation.start("demo", "--synthetic", "--seconds", "20")
+    demo = installation.start("demo", "--synthetic", "--seconds", SECONDS)
     output = "".join(lines_of(demo))
 
     assert demo.wait() == 0, output

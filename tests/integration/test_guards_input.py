@@ -79,6 +79,13 @@ def test_amounts_that_are_none(books: Books, value: str, why: str) -> None:
         assert books.refused(statement, *values) == f"{field} is {value}: {why}"
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e20", "-1e20"])
+def test_an_amount_is_finite(books: Books, value: str) -> None:
+    assert books.value("SELECT '-1.5'::amount") == Decimal("-1.5")
+    words = "must_be_a_finite_number" if value == "NaN" else "numeric field overflow"
+    assert words in books.refused(f"SELECT '{value}'::amount")
+
+
 SHAPES = [
     (DEPOSIT | {"strategy": "nobody"}, 'unknown strategy "nobody": there is s'),
     (MARKET | {"strategy": None}, 'unknown strategy "<NULL>": there is s'),
@@ -113,8 +120,8 @@ SHAPES = [
     (MARKET | {"side": None}, "a market order names a side and a market, and no asset"),
     (MARKET | {"market": None}, "a market order names a side and a market, and no asset"),
     (LIMIT | {"asset": "USDT"}, "a limit order names a side and a market, and no asset"),
-    (LIMIT | {"limit_price": None}, "a limit order needs a limit_price, a market order takes none"),
-    (MARKET | {"limit_price": "1"}, "a limit order needs a limit_price, a market order takes none"),
+    (LIMIT | {"limit_price": None}, "a limit order needs a limit_price"),
+    (MARKET | {"limit_price": "1"}, "a market order takes no limit_price; a limit order does"),
     (
         MARKET | {"quantity": "1", "quote_quantity": "1"},
         "give quantity or quote_quantity or neither, not both",

@@ -142,7 +142,6 @@ ATTACKS = {
     "a balance by upsert": "INSERT INTO balance VALUES (1, 1, 9, 0)"
     " ON CONFLICT (ledger_account_id, asset_id) DO UPDATE SET total = 9",
     "a balance by merge": "MERGE INTO balance USING (SELECT 1) x ON true WHEN MATCHED THEN UPDATE SET total = 9",
-    "a balance by its function": "SELECT position_fill(1, 1, 'sell', 1, 99, 0, 0)",
     "a position by its function": "SELECT position_deposit(1, 2, 1, 1, 1, 1)",
     "an order by upsert": 'INSERT INTO "order" (strategy_id, type, asset_id, quantity, client_order_id)'
     " SELECT 1, 'deposit', 1, 9, client_order_id FROM \"order\" WHERE id = 1"

@@ -242,6 +242,46 @@ def test_a_fill_of_nonsense_is_refused(books: Books, field: str, value: Any) -> 
 # Average cost
 
 
+def test_fills_of_one_statement_are_booked_as_if_one_by_one(books: Books) -> None:
+    """Two strategies, three orders, buys and sells mixed, fees of every sort: the order of the fills is what counts."""
+    books.candle(300, "BNB/USDT")
+    states = []
+    for together in (True, False):
+        with books.person.transaction(force_rollback=True):
+            books.execute("SELECT setval('strategy_id_seq', 1, false) AS s, setval('order_id_seq', 1, false) AS o")
+            for name in ("s", "t"):
+                books.strategy(name, deposit=1000)
+                books.trade("buy", "0.007", 30011, strategy=name, fee="0.21")
+            buy = books.submit(books.queue(quantity="0.003"), 200)
+            sell = books.submit(books.queue("sell", quantity="0.007"), "0.007", "BTC")
+            other = books.submit(books.queue("sell", "t", quantity="0.005"), "0.005", "BTC")
+            rows = [
+                (buy, "0.001", 31234, "0.000001", "BTC"),
+                (other, "0.0017", 29999, "0.03", "USDT"),
+                (sell, "0.0033", 30777, "0.0001", "BNB"),
+                (buy, "0.002", "30000.77", "-0.01", "USDT"),
+                (sell, "0.0031", 29001, "0.0000031", "BTC"),
+                (other, "0.0013", 31313, "0", "USDT"),
+            ]
+            if together:
+                books.fills(*rows)
+            else:
+                for order, quantity, price, fee, asset in rows:
+                    books.fill(order, quantity, price, fee, asset)
+            books.check()
+            states.append(
+                [str(row) for row in books.execute("SELECT * FROM position ORDER BY strategy_id, market_id")]
+                + [str(row) for row in books.execute("SELECT * FROM allowance ORDER BY strategy, asset")]
+                + [
+                    str(row)
+                    for row in books.execute(
+                        "SELECT id, filled_quantity, filled_quote, realised FROM orders ORDER BY id"
+                    )
+                ]
+            )
+    assert states[0] == states[1]
+
+
 def test_average_cost_and_what_each_sale_realised(books: Books) -> None:
     books.strategy(deposit=1000)
     books.trade("buy", "0.002", 40000, fee="0.08")
@@ -295,8 +335,11 @@ def test_a_strategy_that_was_emptied_keeps_its_return(books: Books) -> None:
     books.strategy(deposit=100)
     books.trade("buy", "0.001", 50000)
     books.trade("sell", "0.001", 60000)
-    books.deposit(D("33.333333333333333333"))
+    for value in ("33.333333333333333333", "7.123456789012345678"):
+        books.deposit(D(value))
+    books.withdraw(D("3.141592653589793238"))
     books.withdraw(books.balance()[0])
+    assert books.value("SELECT units FROM equity") == 0
     assert (books.performance().equity, books.performance().return_percent) == (0, 10)
     books.deposit(500)
     assert (books.performance().equity, books.performance().return_percent) == (500, 10)

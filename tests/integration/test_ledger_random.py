@@ -22,6 +22,7 @@ class Step:
     fee: Decimal
     fee_asset: str
     fills: int
+    together: bool
 
 
 steps = st.builds(
@@ -32,6 +33,7 @@ steps = st.builds(
     fee=st.decimals("-0.001", "0.002", places=5),
     fee_asset=st.sampled_from(["USDT", "BTC", "BNB"]),
     fills=st.integers(1, 3),
+    together=st.booleans(),
 )
 
 
@@ -54,8 +56,12 @@ def trade(books: Books, step: Step, quantity: Decimal) -> None:
     held = whole * step.price if step.kind == "buy" else whole
     order = books.submit(books.queue(step.kind, quantity=whole), held, "USDT" if step.kind == "buy" else "BTC")
     fee = quantity * step.fee * {"USDT": step.price, "BTC": 1, "BNB": Decimal(step.price) / 300}[step.fee_asset]
-    for _ in range(step.fills):
-        books.fill(order, quantity, step.price, round(fee, 12), step.fee_asset)
+    fill = (order, quantity, step.price, round(fee, 12), step.fee_asset)
+    if step.together:
+        books.fills(*[fill] * step.fills)
+    else:
+        for _ in range(step.fills):
+            books.fill(*fill)
     books.move(order, "filled")
 
 

@@ -48,6 +48,14 @@ VALUES (%(id)s, now(), %(quantity)s, %(price)s, %(fee)s, (SELECT id FROM asset W
 """
 
 
+FILLS = """
+INSERT INTO fill (order_id, traded_at, quantity, price, fee, fee_asset_id, trade_id, source)
+SELECT x.id, now(), x.quantity, x.price, x.fee, a.id, x.trade, 'poll'
+  FROM unnest(%s::bigint[], %s::numeric[], %s::numeric[], %s::numeric[], %s::text[], %s::text[])
+         WITH ORDINALITY x (id, quantity, price, fee, asset, trade, place)
+  JOIN asset a ON a.code = x.asset ORDER BY x.place
+"""
+
 # What is kept at the venue against what came from outside it: every asset sums to zero.
 UNBALANCED = """
 SELECT asset_id, kept, outside
@@ -149,6 +157,15 @@ class Books:
         fields = {"id": order, "quantity": quantity, "price": price, "fee": fee, "fee_asset": fee_asset}
         self._trader(FILL, fields | {"trade": trade or f"t{self._trades}"})
 
+    def fills(self, *rows: tuple[int, Amount, Amount, Amount, str]) -> None:
+        """Many fills in one statement: (order, quantity, price, fee, asset of the fee)."""
+        first = self._trades + 1
+        self._trades += len(rows)
+        orders, quantities, prices, fees, assets = (list(column) for column in zip(*rows, strict=True))
+        trades = [f"t{first + number}" for number in range(len(rows))]
+        numbers = [[Decimal(value) for value in column] for column in (quantities, prices, fees)]
+        self.trader(FILLS, orders, *numbers, assets, trades)
+
     def trade(self, side: str, quantity: Amount, price: Amount, strategy: str = "s", **fee: Any) -> int:
         """A whole life: queued, held, filled at once; the order's id."""
         held = Decimal(quantity) * (Decimal(price) if side == "buy" else 1)
@@ -183,6 +200,7 @@ class Books:
         with pytest.raises(psycopg.Error) as caught:
             (self.trader if trader else self.execute)(statement, *parameters)
         assert caught.value.diag.message_primary
+        assert (caught.value.sqlstate or "")[:2] != "42", f"a slip of the test: {caught.value}"
         return caught.value.diag.message_primary
 
 

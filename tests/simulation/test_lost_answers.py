@@ -73,8 +73,9 @@ def test_the_venue_is_down_and_comes_back(desk: Desk) -> None:
 
 def test_in_doubt_and_too_old_to_send_again_is_denied_and_frees_the_funds(desk: Desk) -> None:
     desk.venue.fault("drop_request")
-    order = desk.order("s", quote_quantity="60", expires_at=desk.value("SELECT now() + interval '2 s'"))
     desk.trader()
+    desk.wait_for("SELECT EXISTS (SELECT FROM role_status WHERE alive)")
+    order = desk.order("s", quote_quantity="60", expires_at=desk.value("SELECT now() + interval '2 s'"))
     state = desk.wait_for_status(order, "denied", "filled")
     assert (state.status, state.reason) == ("denied", "it never reached the venue, and it is too old to send again")
     assert desk.value("SELECT free FROM allowance") == 100

@@ -111,7 +111,7 @@ def final_report(console: Console, connection: "psycopg.Connection[Any]", plan: 
     if first is not None:
         console.print(f"\nThe first fill was booked {first:.1f} s after the database was ready.")
     console.print("\nEvery cent of it is in the database. Look further:\n")
-    console.print(f"  [bold]{plan.command('psql')}[/bold]")
+    console.print(f"  [bold]{plan.command('psql')}[/bold]", soft_wrap=True)  # to be copied: no line breaks
     console.print(
         "  [dim]select * from orders;  select * from fill;  select * from ledger;  select * from order_event;[/dim]\n"
     )

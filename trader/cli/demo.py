@@ -1,6 +1,7 @@
 """`tallydesk demo`: the whole system at work on replayed market history, then left for you to look at."""
 
 import os
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def demo(
         raise typer.Exit(130) from None
     finally:
         if server_of(settings).running:
-            console.print(f"To stop PostgreSQL:  [bold]{plan.command('db stop')}[/bold]")
+            console.print(f"To stop PostgreSQL:  [bold]{plan.command('db stop')}[/bold]", soft_wrap=True)
 
 
 def _history(given: Path | None) -> Path | None:
@@ -83,4 +84,4 @@ def _default_start(file: Path | None) -> str | None:
 def _override(settings: config.Settings) -> str:
     """The variables that point a command at the demo's database."""
     other = "DATABASE_URL= " if os.environ.get("DATABASE_URL") else ""
-    return f"{other}TALLYDESK_HOME={settings.home}"
+    return f"{other}TALLYDESK_HOME={shlex.quote(str(settings.home))}"
