@@ -21,8 +21,8 @@ WITH job AS (INSERT INTO procrastinate_jobs (queue_name, task_name, status, args
 INSERT INTO procrastinate_events (job_id, type, at) SELECT id, 'failed', now() - %s::interval FROM job
 """
 BALANCE = """
-INSERT INTO account_balance (account_id, asset_id, total, free, ledger, settled, read_at)
-VALUES (1, 1, 10, 10, 10, %s, now())
+INSERT INTO account_balance (account_id, asset_id, total, free, used, ledger, settled, read_at)
+VALUES (1, 1, 10, 10, 0, 10, %s, now())
 """
 
 
@@ -62,6 +62,8 @@ def test_jobs_that_failed_just_now_are_counted_and_named(
 def test_drift_that_cannot_be_told_is_neither_well_nor_ill(
     settings: Settings, connection: psycopg.Connection[Any]
 ) -> None:
+    connection.execute("INSERT INTO strategy (name, account_id, unit_id) VALUES ('hand', 1, 1)")
+    connection.execute("INSERT INTO orders (strategy, type, asset, quantity) VALUES ('hand', 'deposit', 'USDT', 10)")
     connection.execute("SET tallydesk.process = 'worker'")
     connection.execute(BALANCE, [False])
     assert said(settings, "account main agrees with its venue is unknown: an order of it is in flight").well is None
