@@ -127,6 +127,11 @@ class EmbeddedServer:
         return f"postgresql://{OWNER}@/{database}?host={quote(str(self.socket))}"
 
     @property
+    def exists(self) -> bool:
+        """True if there is a cluster, running or not."""
+        return (self.data / "PG_VERSION").exists()
+
+    @property
     def running(self) -> bool:
         """True if the server accepts connections."""
         return (self.data / "PG_VERSION").exists() and self._answer() == ACCEPTING
@@ -346,3 +351,13 @@ def database_url(settings: Settings) -> str:
     Errors as for `EmbeddedServer.ensure`.
     """
     return settings.database_url or server_of(settings).ensure()
+
+
+def existing_url(settings: Settings) -> str:
+    """Like `database_url`, for commands that only look: DatabaseError if there is no embedded cluster to start."""
+    if settings.database_url is None and not server_of(settings).exists:
+        raise DatabaseError(
+            f"there is no database in {settings.home} yet: `tallydesk migrate` makes one; if you have one elsewhere, "
+            "set DATABASE_URL or TALLYDESK_HOME"
+        )
+    return database_url(settings)
