@@ -1,6 +1,7 @@
 """Accounts: our credentials and mode at an exchange, and what the venue says we own there."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -9,9 +10,13 @@ from typing import Any, Literal
 from psycopg.types.json import Jsonb
 
 from trader.config import Settings
-from trader.db import Connection, fetch_all, fetch_one
+from trader.db import Connection, fetch_all, fetch_one, retrying
+from trader.errors import ExchangeError
 from trader.exchange.credentials import read_credentials, refuse_secrets
 from trader.exchange.protocol import AssetBalance, Exchange
+from trader.execution import all_booked
+
+log = logging.getLogger("account")
 
 Mode = Literal["simulator", "paper", "sandbox", "live"]
 
@@ -34,16 +39,19 @@ INSERT INTO account (name, exchange_id, mode, credentials, options)
 VALUES (%(name)s, %(exchange_id)s, %(mode)s::account_mode, %(credentials)s, %(options)s)
 """
 
-# An order in flight or open: what the venue shows and what the ledger has may differ for a moment.
-_BUSY = """EXISTS (SELECT FROM "order" WHERE account_id = %(account)s AND status = 'submitted')
-        OR EXISTS (SELECT FROM "order" WHERE account_id = %(account)s
-                    AND status IN ('accepted', 'partially_filled', 'pending_cancel'))"""
+# An order in flight: what the venue shows and what the ledger has may differ for a moment.
+_BUSY = """EXISTS (SELECT FROM "order" WHERE account_id = %(account)s AND status = 'submitted')"""
+
+_RESTING = """SELECT DISTINCT market_id FROM "order" WHERE account_id = %(account)s
+    AND status IN ('accepted', 'partially_filled', 'pending_cancel')"""
+
+RESTING = f"{_RESTING} ORDER BY market_id"
 
 _LEDGER = """SELECT b.asset_id, sum(b.total) AS total FROM balance b JOIN ledger_account l ON l.id = b.ledger_account_id
     WHERE l.account_id = %(account)s GROUP BY b.asset_id"""
 
 BEFORE_READ = f"""
-SELECT {_BUSY} AS busy, (SELECT coalesce(max(id), 0) FROM fill) AS last_fill,
+SELECT clock_timestamp() AS now, {_BUSY} AS busy, (SELECT coalesce(max(id), 0) FROM fill) AS last_fill,
        (SELECT coalesce(jsonb_object_agg(asset_id, total), '{{}}') FROM ({_LEDGER}) l)::text AS ledger
 """  # noqa: S608 - made of this file's own constants
 
@@ -61,7 +69,8 @@ LOCK_ACCOUNT = "SELECT FROM account WHERE id = %(account)s FOR NO KEY UPDATE"
 STORE_READ = f"""
 WITH ledger AS ({_LEDGER}),
 state AS (
-  SELECT NOT (%(busy)s OR {_BUSY} OR EXISTS (SELECT FROM fill WHERE id > %(last_fill)s AND account_id = %(account)s)
+  SELECT NOT (%(busy)s OR {_BUSY} OR EXISTS ({_RESTING} AND market_id <> ALL(%(proved)s::int[]))
+              OR EXISTS (SELECT FROM fill WHERE id > %(last_fill)s AND account_id = %(account)s)
               OR (SELECT coalesce(jsonb_object_agg(asset_id, total), '{{}}') FROM ledger) <> %(ledger)s::jsonb
              ) AS settled,
          EXISTS (SELECT FROM account_balance WHERE account_id = %(account)s)
@@ -95,6 +104,8 @@ state AS (
 SELECT settled, settled AND NOT opened AS opened_now, (SELECT count(*) FROM stored) AS stored FROM state
 """  # noqa: S608 - made of this file's own constants
 
+OPENED = "UPDATE account SET opened_at = %(now)s WHERE id = %(account)s AND opened_at IS NULL"
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -121,11 +132,14 @@ class BalanceRead:
     """What came of reading an account's balances."""
 
     settled: bool
-    """False: an order was in flight meanwhile, so a difference says nothing yet."""
+    """False: an order was in flight meanwhile, or one that rests may have traded: a difference says nothing yet."""
     opened: bool
     """True for the first settled read: what was there is booked as the account's opening."""
     stored: int
     """Rows of account_balance written; 0 when the account is not opened yet and the read was not settled."""
+
+
+Then = Callable[[Connection, BalanceRead], Awaitable[None]]
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,20 +223,46 @@ async def add_account(
     return next(account for account in await load_accounts(connection) if account.name == name)
 
 
-async def read_balances(connection: Connection, exchange: Exchange, account: Account) -> BalanceRead:
+async def read_balances(
+    connection: Connection, exchange: Exchange, account: Account, then: Then | None = None
+) -> BalanceRead:
     """Read what the venue says `account` owns and store it beside what the ledger says.
 
-    The first settled read opens the account: what no ledger row explains becomes unallocated. Raises ExchangeError if
-    the venue could not be read: then nothing changes.
+    The first settled read opens the account: what no ledger row explains becomes unallocated. `then` is run in the
+    transaction that stores. Raises ExchangeError if the venue could not be read: then nothing changes.
     """
     before = await fetch_one(connection, BEFORE_READ, {"account": account.id})
     found = [balance for balance in await exchange.balances() if (balance.total, balance.free, balance.used) != _ZERO]
     await connection.execute(ADD_ASSETS, {"codes": [balance.asset for balance in found]})
-    parameters = _parameters(account, before, found)
-    async with connection.transaction():
-        await connection.execute(LOCK_ACCOUNT, parameters)
-        row = await fetch_one(connection, STORE_READ, parameters)
-    return BalanceRead(settled=row.settled, opened=row.opened_now, stored=row.stored)
+    parameters = _parameters(account, before, found) | {"proved": await _unmoved(connection, exchange, account)}
+
+    async def store() -> BalanceRead:
+        async with connection.transaction():
+            await connection.execute(LOCK_ACCOUNT, parameters)
+            row = await fetch_one(connection, STORE_READ, parameters)
+            if row.opened_now:
+                await connection.execute(OPENED, parameters)
+            read = BalanceRead(settled=row.settled, opened=row.opened_now, stored=row.stored)
+            if then is not None:
+                await then(connection, read)
+            return read
+
+    return await retrying(store)
+
+
+async def _unmoved(connection: Connection, exchange: Exchange, account: Account) -> list[int]:
+    """Markets on which an order rests and every execution until now is booked.
+
+    A fill before the balances were read would be among the executions read after them, and would be new.
+    """
+    proved = []
+    for row in await fetch_all(connection, RESTING, {"account": account.id}):
+        try:
+            if await all_booked(connection, exchange, account.id, row.market_id):
+                proved.append(row.market_id)
+        except ExchangeError as error:
+            log.warning("account %s: executions cannot be read, so its balances prove nothing: %s", account.name, error)
+    return proved
 
 
 _ZERO = (Decimal(0), Decimal(0), Decimal(0))
@@ -231,6 +271,7 @@ _ZERO = (Decimal(0), Decimal(0), Decimal(0))
 def _parameters(account: Account, before: Any, found: list[AssetBalance]) -> dict[str, Any]:
     return {
         "account": account.id,
+        "now": before.now,
         "busy": before.busy,
         "last_fill": before.last_fill,
         "ledger": before.ledger,

@@ -1,10 +1,13 @@
 """The desk's processes as children of this one: started, kept alive, and ended together."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from trader.config import Settings, WantedRole
@@ -12,6 +15,25 @@ from trader.watchdog import log_of
 
 END_SECONDS = 20.0
 """How long children may take to finish what is in flight before they are killed."""
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold signals back for a moment: one between a child's start and its being known would leave it behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda came_now, _: came.append(came_now))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 @dataclass(slots=True)
@@ -30,7 +52,7 @@ class Children:
         """Start a Python process. A terminal's Ctrl-C reaches this process only, which then ends them in order."""
         log = log_of(self.settings, name)
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with log.open("ab") as output:
+        with log.open("ab") as output, _uninterrupted():
             self.running[name] = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,

@@ -98,6 +98,16 @@ async def retrying(work: Callable[[], Awaitable[Result]], tries: int = 10) -> Re
     raise AssertionError("unreachable")
 
 
+def end_if_cancelled() -> None:
+    """For endless loops that use a pool: raise CancelledError if this task was told to end.
+
+    A cancel that comes in the moment in which a pool hands out a connection is lost in there; the task still knows it.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def fetch_one(connection: Connection, statement: LiteralString, parameters: Params | None = None) -> Any:
     """The only row of a statement that always gives one, as a named tuple."""
     row = await (await connection.execute(statement, parameters)).fetchone()

@@ -78,9 +78,10 @@ UPDATE lane SET owner = NULL, lease_until = '-infinity'
 
 NEXT_FENCE = "SELECT nextval('fence') AS fence"
 
-# Before each send: is it still ours, and may anything be sent at all?
+# Before each send: is it still ours, is it still wanted, and may anything be sent at all?
 MAY_SEND = """
 SELECT o.id, o.status = 'submitted' AND o.fence = x.fence AS ours, a.halted,
+       o.cancel_requested_at IS NOT NULL AS canceled,
        clock_timestamp() > o.submitted_at + a.receive_window / 2 AS aged
   FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) x (id, fence)
   JOIN "order" o ON o.id = x.id JOIN account a ON a.id = o.account_id
@@ -98,7 +99,7 @@ UPDATE "order" o SET attempt = o.attempt + 1, submitted_at = t.now, receive_dead
 """
 
 LOCK = """
-SELECT id, strategy_id, account_id, status::text, fence FROM "order"
+SELECT id, strategy_id, account_id, status::text, fence, venue_order_id FROM "order"
  WHERE id = ANY(%(ids)s) ORDER BY strategy_id, id FOR UPDATE
 """
 
@@ -136,11 +137,28 @@ UPDATE "order" o SET in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp
  WHERE o.id = x.id
 """
 
+NAME_AT_VENUE = """
+UPDATE "order" SET venue_order_id = %(venue_order_id)s WHERE id = %(id)s AND venue_order_id IS NULL
+"""
+
 FILLED = 'SELECT id, filled_quantity, sent_quantity FROM "order" WHERE id = ANY(%(ids)s)'
 
 INCIDENT = """
 INSERT INTO incident (severity, kind, message, account_id, order_id)
 VALUES (%(severity)s, %(kind)s, %(message)s, %(account)s, %(order)s)
+"""
+
+# The evidence contradicts what we know: only a person can say what happened. The funds stay held.
+LEAVE_DISPUTED = """
+UPDATE "order" SET in_doubt_since = coalesce(in_doubt_since, clock_timestamp()), reason = %(reason)s, absences = 0,
+       next_look_at = clock_timestamp() + interval '1 minute'
+ WHERE id = %(id)s AND (%(fence)s::bigint IS NULL OR fence = %(fence)s) AND status = 'submitted'
+"""
+
+ACCOUNT_OF = """
+SELECT o.id, o.account_id, EXISTS (SELECT FROM incident i WHERE i.order_id = o.id AND i.kind = %(kind)s
+                                      AND i.resolved_at IS NULL) AS known
+  FROM "order" o WHERE o.id = %(id)s
 """
 
 HALT = "UPDATE account SET halted = true, halt_reason = %(reason)s WHERE id = %(account)s AND NOT halted"
@@ -173,10 +191,11 @@ class Claimed:
     request: OrderRequest
 
 
-Ready = Claimed | Literal["halted", "fenced"]
-"""What may be sent; or why nothing may: the account is halted, or another trader has taken the order over."""
+Obstacle = Literal["halted", "canceled", "fenced"]
+Ready = Claimed | Obstacle
+"""What may be sent; or why it may not: its account is halted, its cancel is requested, another trader has it."""
 
-Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied"]
+Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied", "canceled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +206,7 @@ class Outcome:
     fence: int | None
     """The fence we hold the order under; None for facts read by a poll, which need none."""
     verdict: Verdict
-    source: Literal["answer", "look-up", "poll"] = "answer"
+    source: Literal["answer", "look-up", "poll", "reconciliation"] = "answer"
     report: OrderReport | None = None
     fills: tuple[FillReport, ...] = ()
     reason: str | None = None
@@ -350,16 +369,18 @@ async def ready_to_send(connection: Connection, claims: Sequence[Claimed]) -> di
     Orders that have waited for most of their receive window get a new time stamp first, durably.
     """
     rows = {row.id: row for row in await fetch_all(connection, MAY_SEND, _keys(claims))}
-    aged = [one for one in claims if rows[one.id].ours and not rows[one.id].halted and rows[one.id].aged]
-    ready = await restamp(connection, aged) if aged else {}
-    for one in claims:
-        if not rows[one.id].ours:
-            ready[one.id] = "fenced"
-        elif rows[one.id].halted:
-            ready[one.id] = "halted"
-        else:
-            ready.setdefault(one.id, one)
-    return ready
+    obstacles = {row.id: _obstacle(row) for row in rows.values()}
+    aged = [one for one in claims if obstacles[one.id] is None and rows[one.id].aged]
+    stamped = await restamp(connection, aged) if aged else {}
+    return {one.id: obstacles[one.id] or stamped.get(one.id, one) for one in claims}
+
+
+def _obstacle(row: Any) -> Obstacle | None:
+    if not row.ours:
+        return "fenced"
+    if row.canceled:
+        return "canceled"
+    return "halted" if row.halted else None
 
 
 async def restamp(connection: Connection, claims: Sequence[Claimed]) -> dict[int, Ready]:

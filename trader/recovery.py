@@ -30,12 +30,13 @@ UPDATE lane SET owner = NULL, lease_until = '-infinity'
 """
 
 # In doubt and due; or submitted under a claim that has ended (its lane is free, or was claimed again since).
+# A row written in what is now the future was written before the clock was set back: its next look would wait for that.
 TAKE = """
 WITH due AS (
   SELECT o.id FROM "order" o JOIN lane l ON l.strategy_id = o.strategy_id
    WHERE o.status = 'submitted' AND o.account_id = ANY(%(accounts)s)
      AND CASE WHEN o.in_doubt_since IS NULL THEN l.lease_until < clock_timestamp() OR l.fence <> o.fence
-              ELSE o.next_look_at <= clock_timestamp() END
+              ELSE o.next_look_at <= clock_timestamp() OR o.updated_at > clock_timestamp() + interval '1 s' END
    ORDER BY o.next_look_at NULLS FIRST LIMIT %(limit)s FOR UPDATE OF o SKIP LOCKED)
 UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp()),
        next_look_at = clock_timestamp() + make_interval(secs => %(taken_for)s),
@@ -53,7 +54,8 @@ UPDATE "order" SET next_look_at = clock_timestamp() + make_interval(secs => %(pa
 """
 
 NOW = """
-SELECT clock_timestamp() AS now, a.halted FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
+SELECT clock_timestamp() AS now, a.halted, o.cancel_requested_at IS NOT NULL AS canceled
+  FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
 """
 
 
@@ -121,11 +123,13 @@ async def _still_on_its_way(desk: Desk, row: Any) -> float:
 
 
 async def _proved_absent(desk: Desk, row: Any) -> None:
-    """It is not at the venue and cannot arrive there any more: send it again, unless it is too late for that."""
+    """It is not at the venue and cannot arrive there any more: send it again, unless nobody wants that any more."""
     desk.in_doubt.pop((row.id, row.attempt), None)
     async with desk.pool.connection() as connection:
         state = await fetch_one(connection, NOW, {"id": row.id})
-    if state.halted or (row.expires_at is not None and row.expires_at < state.now):
+    if state.canceled:
+        await _settle(desk, Outcome(row.id, row.fence, "canceled", reason="canceled: it never reached the venue"))
+    elif state.halted or (row.expires_at is not None and row.expires_at < state.now):
         why = "the account is halted" if state.halted else "it is too old to send again"
         await _settle(desk, Outcome(row.id, row.fence, "denied", reason=f"it never reached the venue, and {why}"))
     else:

@@ -6,6 +6,7 @@ loses one loses both, and must exit. No process id is ever stored or believed.
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from trader.db import Connection, Identity, connect, fetch_one, first_line
+from trader.db import Connection, Identity, connect, fetch_all, fetch_one, first_line
 from trader.errors import TallydeskError
 
 BEAT_SECONDS = 3.0
@@ -27,10 +28,13 @@ TAKE_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS got"
 REGISTER = """
 INSERT INTO role (name, kind, instance, host) VALUES (%(name)s, %(kind)s, %(instance)s, %(host)s)
 ON CONFLICT (name) DO UPDATE SET kind = EXCLUDED.kind, instance = EXCLUDED.instance, host = EXCLUDED.host,
-  started_at = clock_timestamp(), beat_at = clock_timestamp()
+  started_at = clock_timestamp(), beat_at = clock_timestamp(), stop_at = NULL
 """
 
-BEAT = "UPDATE role SET beat_at = clock_timestamp() WHERE name = %(name)s AND instance = %(instance)s"
+BEAT = """
+UPDATE role SET beat_at = clock_timestamp() WHERE name = %(name)s AND instance = %(instance)s
+RETURNING stop_at IS NOT NULL AS told_to_stop
+"""
 
 
 class RoleTaken(TallydeskError):
@@ -54,10 +58,12 @@ class Role:
         try:
             while True:
                 async with asyncio.timeout(STALE_SECONDS / 2):
-                    cursor = await self.connection.execute(BEAT, {"name": self.name, "instance": self.instance})
-                if cursor.rowcount != 1:
+                    rows = await fetch_all(self.connection, BEAT, {"name": self.name, "instance": self.instance})
+                if not rows:
                     self.why_lost = "another process has taken its name"
                     break
+                if rows[0].told_to_stop:
+                    signal.raise_signal(signal.SIGTERM)  # the one way in which every process ends in order
                 await asyncio.sleep(BEAT_SECONDS)
         except (psycopg.Error, TimeoutError) as error:
             self.why_lost = first_line(error) or "the database does not answer"

@@ -10,7 +10,7 @@ import psycopg
 
 from trader import account, role
 from trader.config import Settings
-from trader.db import Connection, Identity, connect, first_line, open_pool
+from trader.db import Connection, Identity, connect, end_if_cancelled, first_line, open_pool
 from trader.errors import DatabaseError, TallydeskError
 from trader.exchange.protocol import Exchange
 from trader.recovery import recover
@@ -92,6 +92,7 @@ async def _repeat(work: Callable[[], Awaitable[None]], seconds: float, early: as
     """Do the work again and again, at least every `seconds`, at once when `early` is set."""
     early = early or asyncio.Event()
     while True:
+        end_if_cancelled()
         early.clear()
         await work()
         with suppress(TimeoutError):

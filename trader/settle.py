@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trader import balance, order
-from trader.db import Connection, fetch_all
+from trader.db import Connection, fetch_all, fetch_one
 from trader.exchange.protocol import FillReport, OrderReport
 from trader.order import Outcome
 
@@ -32,7 +32,27 @@ async def settle(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     await _move_on(connection, valid, before, after)
     await _leave_in_doubt(connection, [outcome for outcome in valid if outcome.verdict in ("in doubt", "never sent")])
     await _halt(connection, [outcome for outcome in valid if outcome.halts], before)
+    await _note_late_acceptances(connection, outcomes, before)
     await _raise_incidents(connection, booked, before, after)
+    missed = {outcome.order_id for outcome in outcomes if outcome.source == "reconciliation"} & set(booked)
+    for order_id in sorted(missed):
+        message = f"{booked.count(order_id)} booked that no answer, look-up or poll had brought"
+        await _raise_incident(connection, "notice", "missing fill booked", message, before[order_id])
+
+
+async def dispute(connection: Connection, outcome: Outcome) -> None:
+    """Write down that the venue's answer cannot be true beside what is known, and stop the account.
+
+    It happens when a venue was reset, or restored, and gives out order numbers a second time.
+    """
+    number = outcome.report.venue_order_id if outcome.report else "?"
+    reason = f"the venue calls it {number}, which is another order of ours: was the venue reset?"
+    await connection.execute(order.LEAVE_DISPUTED, {"id": outcome.order_id, "fence": outcome.fence, "reason": reason})
+    kind = "contradiction"
+    row = await fetch_one(connection, order.ACCOUNT_OF, {"id": outcome.order_id, "kind": kind})
+    await connection.execute(order.HALT, {"account": row.account_id, "reason": f"order {outcome.order_id}: {reason}"})
+    if not row.known:
+        await _raise_incident(connection, "critical", kind, reason, row)
 
 
 def _is_fenced(outcome: Outcome, row: Any) -> bool:
@@ -53,7 +73,7 @@ async def _release_lanes(connection: Connection, outcomes: Sequence[Outcome]) ->
 async def book_fills(connection: Connection, outcomes: Sequence[Outcome]) -> list[int]:
     """Insert the fills that are not known yet; the order id of each new one."""
     new: list[int] = []
-    for source in ("answer", "look-up", "poll"):
+    for source in ("answer", "look-up", "poll", "reconciliation"):
         fills = [
             (outcome.order_id, fill)
             for outcome in outcomes
@@ -99,8 +119,8 @@ async def _move_on(
             moves.append((outcome.order_id, status, outcome.report.venue_order_id, reason))
         elif outcome.verdict == "refused":
             moves.append((outcome.order_id, "rejected", None, outcome.reason))
-        elif outcome.verdict == "denied":
-            moves.append((outcome.order_id, "denied", None, outcome.reason))
+        elif outcome.verdict in ("denied", "canceled"):
+            moves.append((outcome.order_id, outcome.verdict, None, outcome.reason))
     if moves:
         ids, statuses, venue_order_ids, reasons = (list(column) for column in zip(*moves, strict=True))
         await connection.execute(
@@ -145,6 +165,17 @@ async def _halt(connection: Connection, outcomes: Sequence[Outcome], before: dic
         account = before[outcome.order_id].account_id
         await connection.execute(order.HALT, {"account": account, "reason": outcome.reason})
         await _raise_incident(connection, "critical", "account refused", str(outcome.reason), before[outcome.order_id])
+
+
+async def _note_late_acceptances(connection: Connection, outcomes: Sequence[Outcome], before: dict[int, Any]) -> None:
+    """An order that we closed as never placed, and that the venue has after all: its name there, and an incident."""
+    for outcome in outcomes:
+        was, report = before[outcome.order_id], outcome.report
+        if report is not None and was.venue_order_id is None and was.status in ("denied", "rejected", "canceled"):
+            name = report.venue_order_id
+            await connection.execute(order.NAME_AT_VENUE, {"id": was.id, "venue_order_id": name})
+            message = f"the venue has accepted it as {name} after it was {was.status}; if it is open, cancel it there"
+            await _raise_incident(connection, "critical", "late acceptance", message, was)
 
 
 async def _raise_incidents(

@@ -19,14 +19,16 @@ from datetime import timedelta
 from itertools import groupby
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
+
 from trader import balance, order
-from trader.db import LOST_CONNECTION, Connection, Pool, retrying
+from trader.db import LOST_CONNECTION, Connection, Pool, end_if_cancelled, first_line, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
 from trader.exchange.protocol import Exchange
 from trader.gate import Gate
 from trader.market_quote import QuoteCache
 from trader.order import Claimed, Outcome, Queued
-from trader.settle import settle
+from trader.settle import dispute, settle
 from trader.sizing import Denial, Placement, needs_quote, size
 
 log = logging.getLogger("trader")
@@ -147,6 +149,8 @@ async def send(desk: Desk, claimed: Claimed) -> Outcome:
         ready = await desk.gate.ready(claimed)
         if ready == "halted":
             return Outcome(claimed.id, claimed.fence, "denied", reason="the account was halted before it was sent")
+        if ready == "canceled":
+            return Outcome(claimed.id, claimed.fence, "canceled", reason="canceled before it was sent")
         if ready == "fenced":
             return Outcome(claimed.id, claimed.fence, "never sent")  # not ours: settling writes nothing
         return await call_venue(desk.exchanges[claimed.account_id], ready)
@@ -191,6 +195,7 @@ class Trader:
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settle())
             while not self.stop.is_set():
+                end_if_cancelled()
                 if self._on_their_way >= CLAIMED_AT_ONCE:
                     await self._pause()
                     continue
@@ -224,6 +229,7 @@ class Trader:
         """Settle outcomes as they come, all that are there in one transaction."""
         outcomes = self.desk.outcomes
         while True:
+            end_if_cancelled()
             batch = [await outcomes.get()]
             while not outcomes.empty() and len(batch) < OUTCOMES_PER_SETTLE:
                 batch.append(outcomes.get_nowait())
@@ -241,12 +247,22 @@ async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None
         async with pool.connection() as connection, connection.transaction():
             await settle(connection, outcomes)
 
+    async def contradicted() -> None:
+        async with pool.connection() as connection, connection.transaction():
+            await dispute(connection, outcomes[0])
+
     for attempt in range(5):
         try:
             return await retrying(work)
-        except LOST_CONNECTION:
+        except UniqueViolation:
+            if len(outcomes) == 1:
+                return await retrying(contradicted)
+            for outcome in outcomes:  # one of them contradicts what we know: the others are settled all the same
+                await settle_in_transaction(pool, [outcome])
+            return None
+        except LOST_CONNECTION as error:  # a server that is out of space or memory says so in the same class
             if attempt == 4:
                 raise
-            log.warning("the database connection was lost while settling; trying again")
+            log.warning("settling failed, it is tried again: %s", first_line(error))
             await asyncio.sleep(0.2 * (attempt + 1))
     return None

@@ -335,11 +335,11 @@ BEGIN
   END IF;
   SELECT * INTO s FROM strategy WHERE name = NEW.strategy;
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'unknown strategy "%": there is %', NEW.strategy, coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM strategy),
+    RAISE EXCEPTION 'unknown strategy "%": there is %', coalesce(NEW.strategy, ''), coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM strategy),
       'none yet (tallydesk strategy add)') USING ERRCODE = 'foreign_key_violation';
   END IF;
   IF NEW.type IS NULL OR NEW.type NOT IN ('market', 'limit', 'deposit', 'withdrawal') THEN
-    RAISE EXCEPTION 'unknown type "%": market, limit, deposit or withdrawal', NEW.type USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'unknown type "%": market, limit, deposit or withdrawal', coalesce(NEW.type, '') USING ERRCODE = 'check_violation';
   END IF;
   IF NEW.side NOT IN ('buy', 'sell') THEN
     RAISE EXCEPTION 'unknown side "%": buy or sell', NEW.side USING ERRCODE = 'check_violation';
@@ -359,7 +359,7 @@ BEGIN
       RAISE EXCEPTION 'a % order names a side and a market, and no asset', NEW.type USING ERRCODE = 'check_violation';
     END IF;
     IF (NEW.type = 'limit') <> (NEW.limit_price IS NOT NULL) THEN
-      RAISE EXCEPTION 'a limit order needs a limit_price, a market order takes none' USING ERRCODE = 'check_violation';
+      RAISE EXCEPTION '%', CASE NEW.type WHEN 'limit' THEN 'a limit order needs a limit_price' ELSE 'a market order takes no limit_price; a limit order does' END USING ERRCODE = 'check_violation';
     END IF;
     IF num_nonnulls(NEW.quantity, NEW.quote_quantity) > 1 THEN
       RAISE EXCEPTION 'give quantity or quote_quantity or neither, not both' USING ERRCODE = 'check_violation';

@@ -182,9 +182,9 @@ CREATE FUNCTION market_price(p_market int) RETURNS numeric LANGUAGE sql STABLE A
   SELECT coalesce(
     (SELECT b.close::numeric FROM bucket_feed f
        JOIN LATERAL (SELECT close, time_close FROM bucket WHERE market_id = f.market_id AND timeframe_id = f.timeframe_id ORDER BY time_close DESC LIMIT 1) b ON true
-      WHERE f.market_id = p_market ORDER BY b.time_close DESC LIMIT 1),
+      WHERE f.market_id = p_market ORDER BY f.enabled DESC, b.time_close DESC LIMIT 1),
     (SELECT price FROM fill WHERE market_id = p_market ORDER BY id DESC LIMIT 1)) $$;
-COMMENT ON FUNCTION market_price IS 'Quote for one base: the newest close of its feeds, else its last fill; NULL if there is neither.';
+COMMENT ON FUNCTION market_price IS 'Quote for one base: the newest close of the feeds that are kept up to date, else of imported ones, else its last fill; NULL if there is none.';
 
 CREATE FUNCTION asset_price(p_asset int, p_unit int, p_exchange int) RETURNS numeric LANGUAGE sql STABLE AS $$
   SELECT CASE WHEN p_asset = p_unit THEN 1 ELSE coalesce(

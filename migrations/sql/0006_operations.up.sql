@@ -6,7 +6,8 @@ CREATE TABLE role (
   instance    uuid NOT NULL,
   host        text NOT NULL,
   started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-  beat_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+  beat_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  stop_at     timestamptz
 ) WITH (fillfactor = 30);
 COMMENT ON TABLE role IS 'The processes of the desk. One is alive if its session advisory lock is held and its beat is fresh; no process id is stored.';
 COMMENT ON COLUMN role.kind IS 'scheduler, worker or trader.';
@@ -14,6 +15,7 @@ COMMENT ON COLUMN role.host IS 'The machine that it runs on.';
 COMMENT ON COLUMN role.started_at IS 'When this instance began.';
 COMMENT ON COLUMN role.name IS 'scheduler, worker-1, trader-1, ...: the lock is hashtextextended(''role:'' || name, 0).';
 COMMENT ON COLUMN role.instance IS 'New at every start; lanes name it as their owner. Its lock is hashtextextended(instance::text, 0).';
+COMMENT ON COLUMN role.stop_at IS 'Somebody asked it to stop: it ends at its next beat, as on SIGTERM. Starting it clears this.';
 COMMENT ON COLUMN role.beat_at IS 'Written every few seconds over the connection that holds the locks.';
 
 CREATE TYPE severity AS ENUM ('notice', 'warning', 'critical');

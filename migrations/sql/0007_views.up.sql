@@ -129,6 +129,54 @@ COMMENT ON COLUMN reconciliation.drift IS 'venue - ledger, both at read_at. NULL
 COMMENT ON COLUMN reconciliation.strategies IS 'What strategies have of it now.';
 COMMENT ON COLUMN reconciliation.unallocated IS 'What nobody was given yet; below zero: more was given out than was ever there.';
 
+CREATE VIEW execution AS
+  SELECT f.id, f.traded_at, s.name AS strategy, e.name || ':' || m.symbol AS market, f.side::text AS side, trim_scale(f.quantity) AS quantity,
+         trim_scale(f.price) AS price, trim_scale(f.quote) AS quote, trim_scale(f.fee) AS fee, a.code AS fee_asset, trim_scale(f.fee_value) AS fee_value,
+         f.liquidity::text AS liquidity, f.source::text AS source, f.order_id, f.trade_id
+    FROM fill f
+    JOIN "order" o ON o.id = f.order_id
+    JOIN strategy s ON s.id = o.strategy_id
+    JOIN market m ON m.id = f.market_id
+    JOIN exchange e ON e.id = m.exchange_id
+    LEFT JOIN asset a ON a.id = f.fee_asset_id;
+COMMENT ON VIEW execution IS 'The table fill by names.';
+COMMENT ON COLUMN execution.traded_at IS 'When the venue traded it.';
+COMMENT ON COLUMN execution.quantity IS 'Base traded.';
+COMMENT ON COLUMN execution.price IS 'Quote for one base.';
+COMMENT ON COLUMN execution.quote IS 'quantity x price.';
+COMMENT ON COLUMN execution.fee IS 'In fee_asset; negative is a rebate.';
+COMMENT ON COLUMN execution.fee_asset IS 'What the fee was paid in.';
+COMMENT ON COLUMN execution.liquidity IS 'maker or taker.';
+COMMENT ON COLUMN execution.order_id IS 'The order that it belongs to.';
+COMMENT ON COLUMN execution.trade_id IS 'The venue''s number of the trade.';
+COMMENT ON COLUMN execution.strategy IS 'Whose order it was.';
+COMMENT ON COLUMN execution.market IS 'exchange:symbol.';
+COMMENT ON COLUMN execution.side IS 'buy or sell.';
+COMMENT ON COLUMN execution.fee_value IS 'The fee in the market''s quote asset; NULL if nobody knew its price.';
+COMMENT ON COLUMN execution.source IS 'How we learned of it.';
+
+CREATE VIEW posting AS
+  SELECT l.id, l.at, l.kind::text AS kind, coalesce(fs.name, f.kind::text) AS from_, coalesce(ts.name, t.kind::text) AS to_, trim_scale(l.quantity) AS quantity,
+         a.code AS asset, c.name AS account, l.order_id, l.fill_id, l.adjustment_id
+    FROM ledger l
+    JOIN asset a ON a.id = l.asset_id
+    JOIN ledger_account f ON f.id = l.from_id
+    JOIN ledger_account t ON t.id = l.to_id
+    JOIN account c ON c.id = f.account_id
+    LEFT JOIN strategy fs ON fs.id = f.strategy_id
+    LEFT JOIN strategy ts ON ts.id = t.strategy_id;
+COMMENT ON VIEW posting IS 'The ledger by names: from whom to whom, a strategy or a kind of ledger account.';
+COMMENT ON COLUMN posting.at IS 'When it was posted.';
+COMMENT ON COLUMN posting.kind IS 'deposit, withdrawal, trade, fee or adjustment.';
+COMMENT ON COLUMN posting.quantity IS 'How much moved.';
+COMMENT ON COLUMN posting.asset IS 'What moved.';
+COMMENT ON COLUMN posting.account IS 'The exchange account in whose books it moved.';
+COMMENT ON COLUMN posting.order_id IS 'The order that caused it.';
+COMMENT ON COLUMN posting.fill_id IS 'The fill that caused it, if one did.';
+COMMENT ON COLUMN posting.adjustment_id IS 'The adjustment that caused it, if one did.';
+COMMENT ON COLUMN posting.from_ IS 'Whose it was: a strategy, or a kind of ledger account.';
+COMMENT ON COLUMN posting.to_ IS 'Whose it is now.';
+
 CREATE VIEW bucket_gap AS
   SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe, g.previous AS gap_from, g.time_close - t.span AS gap_to,
          (extract(epoch FROM g.time_close - t.span - g.previous) / nullif(extract(epoch FROM t.span), 0))::bigint AS missing

@@ -94,7 +94,7 @@ def value(connection: "psycopg.Connection", statement: str) -> int:
 
 
 @pytest.mark.timeout(200)
-def test_a_killed_scheduler_is_back_within_61_seconds_and_never_twice(cron: Installation) -> None:
+def test_s45_a_killed_scheduler_is_back_within_61_seconds_and_never_twice(cron: Installation) -> None:
     lookout = Lookout(cron)
     lookout.start()
     at_once = [cron.start("watchdog") for _ in range(5)]

@@ -83,9 +83,9 @@ def test_an_amount_is_finite(books: Books, value: str) -> None:
 
 SHAPES = [
     (DEPOSIT | {"strategy": "nobody"}, 'unknown strategy "nobody": there is s'),
-    (MARKET | {"strategy": None}, 'unknown strategy "<NULL>": there is s'),
+    (MARKET | {"strategy": None}, 'unknown strategy "": there is s'),
     (MARKET | {"type": "stop"}, 'unknown type "stop": market, limit, deposit or withdrawal'),
-    (MARKET | {"type": None}, 'unknown type "<NULL>": market, limit, deposit or withdrawal'),
+    (MARKET | {"type": None}, 'unknown type "": market, limit, deposit or withdrawal'),
     (MARKET | {"side": "hold"}, 'unknown side "hold": buy or sell'),
     (
         MARKET | {"market": "BTC/USDT"},
@@ -115,8 +115,8 @@ SHAPES = [
     (MARKET | {"side": None}, "a market order names a side and a market, and no asset"),
     (MARKET | {"market": None}, "a market order names a side and a market, and no asset"),
     (LIMIT | {"asset": "USDT"}, "a limit order names a side and a market, and no asset"),
-    (LIMIT | {"limit_price": None}, "a limit order needs a limit_price, a market order takes none"),
-    (MARKET | {"limit_price": "1"}, "a limit order needs a limit_price, a market order takes none"),
+    (LIMIT | {"limit_price": None}, "a limit order needs a limit_price"),
+    (MARKET | {"limit_price": "1"}, "a market order takes no limit_price; a limit order does"),
     (
         MARKET | {"quantity": "1", "quote_quantity": "1"},
         "give quantity or quote_quantity or neither, not both",

@@ -81,7 +81,7 @@ def test_a_role_is_started_once_and_then_left_alone(settings: Settings) -> None:
     assert starts(settings) == 1
 
 
-def test_a_role_that_died_is_started_again(settings: Settings, connection: psycopg.Connection) -> None:
+def test_s45_a_role_that_died_is_started_again(settings: Settings, connection: psycopg.Connection) -> None:
     look(settings)
     end_session(connection)
     assert look(settings).text == "started, because it was not running"
@@ -123,7 +123,7 @@ def test_one_that_ends_at_once_is_reported_with_its_log(settings: Settings) -> N
     assert "cannot start" in (settings.home / "log" / "trader-1.log").read_text()
 
 
-def test_five_at_once_start_one(settings: Settings) -> None:
+def test_s45_five_at_once_start_one(settings: Settings) -> None:
     code = """
 import sys
 from pathlib import Path

@@ -2,14 +2,18 @@
 
 Use: `desk = make_desk("--balance", "USDT=1000")`; `desk.strategy("s1", deposit=100)`;
 `desk.order("s1", side="buy", quantity=1)`; `desk.trader()` starts a process; `desk.settled()` waits until nothing is in
-flight; `desk.check()` proves the invariants on both sides.
+flight; `desk.check()` proves the invariants A-F of docs/reliability.md on both sides.
+
+`make_own_desk` is the same on a PostgreSQL server of its own, with fsync on, which may be killed.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +25,10 @@ import psycopg
 import pytest
 from psycopg.rows import namedtuple_row
 
+from tests.plugins.books import UNBALANCED
 from tests.plugins.simulator import ROOT, Simulator
+from trader.embedded import EmbeddedServer
+from trader.migrate import upgrade
 from trader.simulator.client_options import ccxt_options
 
 PATIENCE = 60.0
@@ -34,12 +41,27 @@ INSERT INTO market (exchange_id, symbol, base_id, quote_id, price_tick, quantity
 MOVED = """
 SELECT a.code, coalesce(b.total, 0) - coalesce(o.total, 0) AS total FROM asset a
   LEFT JOIN (SELECT asset_id, sum(total) AS total FROM balance GROUP BY 1) b ON b.asset_id = a.id
-  LEFT JOIN (SELECT asset_id, sum(quantity) AS total FROM adjustment GROUP BY 1) o ON o.asset_id = a.id
+  LEFT JOIN (SELECT asset_id, sum(quantity) AS total FROM adjustment WHERE kind = 'opening' GROUP BY 1) o
+    ON o.asset_id = a.id
 """
+# Every order that is, or was, at the venue as far as we know: with what we booked of it.
 AT_VENUE = """
-SELECT client_order_id::text FROM "order" WHERE venue_order_id IS NOT NULL
-   AND status IN ('accepted', 'partially_filled', 'pending_cancel', 'filled', 'canceled', 'expired')
+SELECT client_order_id::text AS name, id, status::text, filled_quantity FROM "order"
+ WHERE venue_order_id IS NOT NULL OR filled_quantity > 0
+    OR status IN ('accepted', 'partially_filled', 'pending_cancel', 'filled')
 """
+# Each order's events are one chain of steps that exist, from its birth to its status now.
+BROKEN_CHAIN = """
+SELECT order_id, previous::text, from_status::text, to_status::text
+  FROM (SELECT *, lag(to_status) OVER (PARTITION BY order_id ORDER BY id) AS previous FROM order_event) e
+ WHERE from_status IS DISTINCT FROM previous
+    OR NOT (from_status = to_status OR order_step_exists(from_status, to_status))
+"""
+BOOKED = "SELECT count(*) AS rows, count(DISTINCT (account_id, market_id, trade_id, side)) AS trades FROM fill"
+WAITING = """
+SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""
+LEASE_ENDS = "UPDATE lane SET lease_until = clock_timestamp() - interval '1 s' WHERE owner IS NOT NULL"
 
 
 class Process:
@@ -187,14 +209,98 @@ class Desk:
             """SELECT NOT EXISTS (SELECT FROM "order" WHERE status IN ('queued', 'submitted'))""", patience=patience
         )
 
+    def as_trader(self, statement: str, *parameters: Any) -> None:
+        """What no person may do: time that passes in a row, say."""
+        with self.sql.transaction():
+            self.sql.execute("SET LOCAL tallydesk.process = 'trader'")
+            self.sql.execute(statement, parameters or None)
+
+    def end_leases(self) -> None:
+        """The lanes' leases are over, as if their owners had hung for long enough."""
+        self.as_trader(LEASE_ENDS)
+
+    @contextlib.contextmanager
+    def locking(self, statement: str, *parameters: Any) -> Iterator[None]:
+        """Hold the locks that a statement takes, in a session of its own: whoever needs them waits exactly there."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute(statement, parameters or None)
+            yield
+            connection.rollback()
+
+    @contextlib.contextmanager
+    def locking_next(self, statement: str) -> Iterator[threading.Thread]:
+        """Stand in the queue for locks; `join` what is given to wait until they are held."""
+        waiting = self.value(WAITING)
+        with psycopg.connect(self.url) as connection:
+            thread = threading.Thread(target=connection.execute, args=(statement,))
+            thread.start()
+            self.wait_for(f"SELECT ({WAITING}) > {waiting}")
+            yield thread
+            thread.join()
+            connection.rollback()
+
+    def wait_until_blocked(self) -> None:
+        """Until somebody waits for a lock."""
+        self.wait_for(f"SELECT ({WAITING}) > 0")
+
+    def ready_trader(self) -> Process:
+        """A trader that has been to the venue: it has read the markets, and claims at once."""
+        trader = self.trader()
+        name = f"warm-up-{len(self.processes)}"
+        self.strategy(name)
+        self.wait_for_status(self.order(name, side="sell", quantity="0.001"), "denied")
+        self.wait_for("SELECT EXISTS (SELECT FROM role_status WHERE alive AND kind = 'trader')")
+        return trader
+
+    def posts(self) -> list[dict[str, Any]]:
+        """Every request for a new order that the venue has seen since it was started."""
+        return [one for one in self.venue.log() if (one["method"], one["path"]) == ("POST", "/api/v3/order")]
+
+    def sent(self) -> None:
+        """Wait until the venue has accepted an order whose answer is on its way."""
+        self.venue.wait_for_log(lambda one: one["method"] == "POST" and one["outcome"] in ("accepted", "answer_lost"))
+
+    def known_once(self, order_id: int, spent: int = 60) -> None:
+        """One order at the venue, known and filled; the allowance was used once, and nothing is held any more."""
+        state = self.wait_for_status(order_id, "filled", "denied", "rejected", "canceled", "expired")
+        assert state.status == "filled", state.reason
+        assert len(self.venue.orders()) == 1
+        assert spent - 1 < self.value("SELECT 100 - total FROM allowance WHERE asset = 'USDT'") <= spent
+        assert self.value("SELECT held FROM allowance WHERE asset = 'USDT'") == 0
+        self.check()
+
     def check(self) -> None:
-        """The invariants, here and at the venue; to be called when nothing is in flight."""
-        assert self.execute("SELECT * FROM invariant_violation") == []
-        at_venue = Counter(one["client_order_id"] for one in self.venue.orders())
-        assert [name for name, count in at_venue.items() if count > 1] == []
-        ours = {row.client_order_id for row in self.execute(AT_VENUE)}
-        assert ours == set(at_venue)
-        self.check_balances()
+        """The invariants A-F, here and at the venue; to be called when nothing is in flight."""
+        assert self.violations() == []
+
+    def violations(self) -> list[str]:
+        """What breaks an invariant, each with its letter."""
+        found = [f"B, D, E or F: {row}" for row in self.execute("SELECT * FROM invariant_violation")]
+        found += [f"B: not balanced: {row}" for row in self.execute(UNBALANCED)]
+        found += [f"E: no step: {row}" for row in self.execute(BROKEN_CHAIN)]
+        found += self._wrong_orders()
+        booked, trades = self.execute(BOOKED)[0], self.venue.venue_state()["trades"]
+        if not booked.rows == booked.trades == trades:
+            found.append(f"F: {booked.rows} fills of {booked.trades} trades are booked, {trades} are at the venue")
+        try:
+            self.check_balances()
+        except AssertionError as error:
+            found.append(f"C: balances differ: {error}")
+        return found
+
+    def _wrong_orders(self) -> list[str]:
+        """A: each of the venue's orders is one row of ours with the same fills; each row that is there, is there."""
+        at_venue = self.venue.orders()
+        again = Counter(one["client_order_id"] for one in at_venue)
+        found = [f"A: {name} is {count} orders at the venue" for name, count in again.items() if count > 1]
+        ours = {row.name: row for row in self.execute(AT_VENUE)}
+        for one in at_venue:
+            row = ours.pop(one["client_order_id"], None)
+            if row is None:
+                found.append(f"A: the venue has an order that we do not know: {one}")
+            elif Decimal(one["filled"]) != row.filled_quantity:
+                found.append(f"C: {one['filled']} is filled at the venue, {row.filled_quantity} here: {row}")
+        return found + [f"A: we know an order that the venue does not: {row}" for row in ours.values()]
 
     def check_balances(self) -> None:
         """What our orders moved is exactly how the venue's balances changed."""
@@ -228,3 +334,49 @@ def make_desk(database: str, simulator: Callable[..., Simulator], tmp_path: Path
             if process.alive:
                 process.kill()
         desk.sql.close()
+
+
+class OwnDesk(Desk):
+    """A desk on a PostgreSQL server that belongs to it alone, so that the power may be cut."""
+
+    def __init__(self, server: EmbeddedServer, venue: Simulator, home: Path) -> None:
+        self.server = server
+        url = server.ensure()
+        upgrade(url)
+        super().__init__(url, venue, home)
+
+    def cut_power(self) -> None:
+        """kill -9 of every process, PostgreSQL included; then PostgreSQL alone comes back."""
+        for process in self.processes:
+            if process.alive:
+                process.kill()
+        self.crash_postgresql()
+
+    def crash_postgresql(self) -> None:
+        """An immediate stop: no checkpoint, no goodbye; what is back afterwards is what was durable."""
+        self.server.stop("immediate")
+        self.server.ensure()
+        self.sql.close()
+        self.sql = psycopg.connect(self.url, autocommit=True, row_factory=namedtuple_row)
+
+
+@pytest.fixture
+def make_own_desk(short_home: Path, simulator: Callable[..., Simulator]) -> Iterator[Callable[..., OwnDesk]]:
+    """A factory like `make_desk`, on a server of its own; once for a test."""
+    made: list[OwnDesk] = []
+
+    def make(*arguments: str) -> OwnDesk:
+        venue = simulator(*arguments)
+        venue.price("50000")
+        desk = OwnDesk(EmbeddedServer(short_home / "pg"), venue, short_home)
+        desk.opening = desk.balances()
+        made.append(desk)
+        return desk
+
+    yield make
+    for desk in made:
+        for process in desk.processes:
+            if process.alive:
+                process.kill()
+        desk.sql.close()
+        desk.server.stop("immediate")

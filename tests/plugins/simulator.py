@@ -5,6 +5,8 @@ Use: `venue = simulator("--balance", "USDT=200")`; then `venue.url`, `venue.key`
 `venue.start()` starts it again on the same port and state.
 """
 
+import hashlib
+import hmac
 import json
 import os
 import subprocess
@@ -108,6 +110,14 @@ class Simulator:
 
     def credit(self, asset: str, quantity: str, key: str | None = None) -> Any:
         return self.admin("POST", "balance", {"key": key or self.key, "asset": asset, "quantity": quantity})
+
+    def cancel_by_itself(self, venue_order_id: str, symbol: str = "BTCUSDT") -> None:
+        """The venue cancels an order for reasons of its own."""
+        query = f"symbol={symbol}&orderId={venue_order_id}&timestamp={int(time.time() * 1000)}"
+        signature = hmac.new(self.secret.encode(), query.encode(), hashlib.sha256).hexdigest()
+        url = f"{self.url}/api/v3/order?{query}&signature={signature}"
+        with urlopen(Request(url, headers={"X-MBX-APIKEY": self.key}, method="DELETE"), timeout=PATIENCE) as answer:
+            assert json.load(answer)["status"] == "CANCELED"
 
     def orders(self) -> list[dict[str, Any]]:
         """Every order that the venue has ever accepted."""

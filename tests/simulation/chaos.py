@@ -248,31 +248,9 @@ class Chaos:
 
     def violations(self) -> list[str]:
         """A-F of the scenarios, here and at the venue."""
-        found = [str(row) for row in self.sql("SELECT * FROM invariant_violation")]
-        found += [
-            f"unfinished: {row}"
-            for row in self.sql(f"""SELECT id, status::text, reason FROM "order"
+        unfinished = self.sql(f"""SELECT id, status::text, reason FROM "order"
             WHERE status IN ('queued', 'submitted') OR status IN {OPEN}""")
-        ]
-        at_venue = self.venue.orders()
-        again = Counter(one["client_order_id"] for one in at_venue)
-        found += [f"A: {name} is {count} orders at the venue" for name, count in again.items() if count > 1]
-        ours = {
-            str(row.client_order_id): row for row in self.sql('SELECT * FROM "order" WHERE venue_order_id IS NOT NULL')
-        }
-        for one in at_venue:
-            row = ours.pop(one["client_order_id"], None)
-            if row is None:
-                found.append(f"C: the venue has an order that we do not know: {one}")
-            elif Decimal(one["filled"]) != row.filled_quantity:
-                found.append(
-                    f"C: filled {one['filled']} at the venue, {row.filled_quantity} here: {row.id} {row.status}"
-                )
-        found += [f"C: order {row.id} is {row.status} here and unknown at the venue" for row in ours.values()]
-        try:
-            self.desk.check_balances()
-        except AssertionError as error:
-            found.append(f"C: balances differ: {error}")
+        found = [f"unfinished: {row}" for row in unfinished] + self.desk.violations()
         found += [
             f"incident: {row}"
             for row in self.sql("SELECT kind, message, order_id FROM incident WHERE severity = 'critical'")

@@ -107,7 +107,7 @@ class Slow(bootstrap.Environment):
     def finished(self): return False
     def make(self, base):
         with bootstrap.Progress("x", 1) as progress:
-            progress.run([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"])
+            progress.run([sys.executable, "-c", "import time; time.sleep(60)"])
 bootstrap.ensure(Slow(bootstrap.Path({str(tmp_path)!r})))
 """
     parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)

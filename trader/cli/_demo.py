@@ -31,6 +31,8 @@ STRATEGIES = {
     "momentum": ("strategies.momentum:Momentum", {}),
 }
 DEPOSIT = 100
+VENUE_BALANCE = 10_000
+"""What the account has at the simulated venue: enough for deposits of your own."""
 DEPOSIT_ROW = "insert into orders (strategy, type, asset, quantity) values ('{}', 'deposit', 'USDT', {})"
 HISTORY_DAYS = 130
 SETTLE_SECONDS = 45.0
@@ -125,7 +127,7 @@ class Demo:
         self._children.start(
             "simulator", "-m", "trader.simulator", "--port", "0", "--state", str(state), "--fresh",
             "--market", self._plan.market + source, "--speed", str(self._plan.speed), *start,
-            "--key", "demo-key", "--secret", "demo-secret", "--balance", f"USDT={DEPOSIT * len(STRATEGIES)}",
+            "--key", "demo-key", "--secret", "demo-secret", "--balance", f"USDT={VENUE_BALANCE}",
         )  # fmt: skip
         url = self._simulator_url(log)
         what = f"replays {self._plan.candles.name}" if self._plan.candles else "plays synthetic candles that it made up"

@@ -11,6 +11,10 @@ ACCOUNTS = """SELECT a.name AS account, e.name AS exchange, a.mode::text AS mode
   FROM account a JOIN exchange e ON e.id = a.exchange_id ORDER BY a.name"""
 ORDERS = 'SELECT status::text, count(*) AS orders FROM "order" GROUP BY status ORDER BY status'
 IN_DOUBT = "SELECT id, strategy, market, held, held_asset, age, reason FROM order_in_doubt ORDER BY id LIMIT 20"
+EXTERNAL = """SELECT account, what, market, side, quantity, price, at::timestamptz(0), venue_order_id FROM external
+  ORDER BY what DESC, at DESC LIMIT 10"""
+DRIFT = """SELECT account, asset, verdict, venue, ledger, suspense FROM reconciliation
+  WHERE verdict <> 'agrees' OR suspense <> 0 ORDER BY 1, 2 LIMIT 20"""
 FEEDS = """SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe, f.enabled, f.status::text, f.newest,
   f.last_error
   FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
@@ -40,5 +44,7 @@ def status() -> None:
         show(console, connection, "Strategies", STRATEGIES, empty="none yet: tallydesk strategy add")
         show(console, connection, "Orders", ORDERS)
         show(console, connection, "In doubt", IN_DOUBT)
+        show(console, connection, "Drift", DRIFT)
+        show(console, connection, "Other people's orders and fills", EXTERNAL)
         show(console, connection, "Candle feeds", FEEDS)
         show(console, connection, "Open incidents", INCIDENTS)

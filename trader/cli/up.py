@@ -2,23 +2,30 @@
 
 import signal
 import threading
+import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from trader import config
 from trader.children import Children
-from trader.config import WantedRole
+
+if TYPE_CHECKING:
+    import psycopg
 
 app = typer.Typer(add_completion=False)
 
 LOOK_SECONDS = 1.0
 RESTART_SECONDS = 5.0
+ALIVE = "SELECT name FROM role_status WHERE alive"
 
 
 @app.command()
 def up() -> None:
     """Start PostgreSQL if it is the embedded one, migrate, and run every process of TALLYDESK_ROLES until Ctrl-C.
+
+    A process that ends is started again. One that runs elsewhere (under cron, say) is left alone.
 
     Example: tallydesk up
     """
@@ -30,30 +37,73 @@ def up() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    children = Children(settings)
-    roles = {role.name: role for role in settings.roles}
+    desk = Desk(settings)
     try:
-        for role in roles.values():
-            _start(children, role, "started")
+        desk.look()
         while not stop.wait(LOOK_SECONDS):
-            _restart_dead(children, roles, stop)
+            desk.look()
     finally:
-        _say("stopping: what is in flight is finished first")
-        children.end()
-        _say("all stopped; the embedded PostgreSQL, if used, runs on: tallydesk db stop")
+        desk.end()
 
 
-def _restart_dead(children: Children, roles: dict[str, WantedRole], stop: threading.Event) -> None:
-    for name, code in children.dead().items():
-        _say(f"{name} ended with code {code}: see {children.settings.home / 'log' / (name + '.log')}")
-        if not stop.wait(RESTART_SECONDS):
-            _start(children, roles[name], "started again")
+class Desk:
+    """The wanted roles: those that are our children, and those that live elsewhere."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self._settings = settings
+        self._children = Children(settings)
+        self._started: dict[str, float] = {}
+        self._elsewhere: set[str] = set()
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def look(self) -> None:
+        """Start what is not alive; an embedded PostgreSQL that has died comes first."""
+        for name, code in self._children.dead().items():
+            self._children.end(name)
+            say(f"{name} ended with code {code}: see {self._settings.home / 'log' / (name + '.log')}")
+        alive = self._alive()
+        for role in self._settings.roles:
+            if role.name in self._children.running:
+                self._elsewhere.discard(role.name)
+            elif role.name in alive:
+                if role.name not in self._elsewhere:
+                    say(f"{role.name} runs elsewhere and is left alone")
+                self._elsewhere.add(role.name)
+            elif time.monotonic() - self._started.get(role.name, 0.0) >= RESTART_SECONDS:
+                say(f"{role.name} {'started again' if role.name in self._started else 'started'}")
+                self._started[role.name] = time.monotonic()
+                self._children.start_role(role)
+
+    def end(self) -> None:
+        """End our children in order, and say what lives on."""
+        say("stopping: what is in flight is finished first")
+        self._children.end()
+        others = sorted(self._alive())
+        if others:
+            say(f"started elsewhere and still running: {', '.join(others)} (tallydesk stop ends them)")
+        else:
+            say("all stopped")
+        say("the embedded PostgreSQL, if used, runs on: tallydesk db stop")
+
+    def _alive(self) -> set[str]:
+        """The roles whose lock is held; none while the database cannot be asked. An embedded one is started again."""
+        import psycopg
+
+        from trader.embedded import database_url
+        from trader.errors import TallydeskError
+
+        try:
+            if self._connection is None or self._connection.closed:
+                url = database_url(self._settings)
+                self._connection = psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="up")
+            return {name for (name,) in self._connection.execute(ALIVE).fetchall()}
+        except (psycopg.Error, TallydeskError) as error:
+            say(f"the database cannot be asked who is alive: {str(error).strip().splitlines()[0]}")
+            if self._connection is not None:
+                self._connection.close()
+            return set()
 
 
-def _start(children: Children, role: WantedRole, what: str) -> None:
-    children.start_role(role)
-    _say(f"{role.name} {what}")
-
-
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """One line with the time, in UTC."""
     print(f"{datetime.now(UTC):%H:%M:%S} {text}", flush=True)

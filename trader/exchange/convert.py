@@ -170,6 +170,10 @@ def order(row: Any, symbol: str | None = None) -> OrderReport:
         status=_status(row, filled),
         filled_quantity=filled,
         fills=_order_fills(row),
+        side=cast(Side, row["side"]) if row.get("side") in ("buy", "sell") else None,
+        type=row.get("type"),
+        quantity=optional_decimal(row.get("amount"), "amount"),
+        limit_price=optional_decimal(row.get("price"), "price") or None,
     )
 
 

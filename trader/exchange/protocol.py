@@ -112,6 +112,11 @@ class OrderReport:
     filled_quantity: Decimal | None
     fills: tuple[FillReport, ...]
     """The executions that came with this answer; a venue may leave them to `fills()`."""
+    side: Side | None = None
+    type: str | None = None
+    """As the venue names it: other people's orders are of more kinds than ours."""
+    quantity: Decimal | None = None
+    limit_price: Decimal | None = None
 
 
 class Exchange(Protocol):
