@@ -60,7 +60,8 @@ class Progress:
         (candles, newest), *_ = self._rows(CANDLES)
         orders = ", ".join(f"{count} {status}" for status, count in self._rows(STATUSES)) or "none yet"
         results = ", ".join(f"{row[0]} {row[2]:+}" for row in self._rows(RESULTS))
-        return f"{self.elapsed:5.1f} s | {candles} candles to {newest} | orders: {orders} | profit: {results}"
+        seen = f"{candles} candles to {newest:%Y-%m-%d %H:%M}" if newest else "no candles yet"
+        return f"{self.elapsed:5.1f} s | {seen} | orders: {orders} | profit: {results}"
 
     def screen(self) -> Group:
         """The live picture."""
