@@ -6,6 +6,7 @@ imports this module, so it imports nothing slow.
 
 import math
 import os
+import re
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ KINDS = ("scheduler", "worker", "trader")
 DEFAULT_ROLES = "scheduler worker trader"
 DEFAULT_TICK = 1.0
 MAX_OF_A_KIND = 64
+
+_BROKEN_PASSWORD = re.compile(r"postgres(ql)?://[^:/?#@]*:(?!\d*[/?])[^@]*[/?#@].*@")
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -145,6 +148,8 @@ def _database_url(environ: MutableMapping[str, str]) -> str | None:
     if not url.startswith(("postgresql://", "postgres://")):
         scheme = url.partition("://")[0] if "://" in url else "no scheme"  # never the whole: it may hold a password
         raise ConfigError(f"DATABASE_URL has {scheme!r}: write postgresql://user:password@host:port/database")
+    if _BROKEN_PASSWORD.match(url):  # libpq would cut it elsewhere, and show a part of the password as a host or port
+        raise ConfigError("DATABASE_URL: in a password write / as %2F, ? as %3F, # as %23 and @ as %40")
     return url
 
 

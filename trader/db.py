@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import namedtuple_row
 from psycopg_pool import AsyncConnectionPool
 
-from trader.errors import DatabaseError
+from trader.errors import Unreachable
 
 Result = TypeVar("Result")
 Params = Sequence[Any] | Mapping[str, Any]
@@ -50,16 +50,16 @@ def conninfo(url: str, identity: Identity) -> str:
 
 
 async def connect(url: str, identity: Identity) -> Connection:
-    """One connection of its own. Raises DatabaseError if the server cannot be reached."""
+    """One connection of its own. Raises Unreachable if the server cannot be reached."""
     try:
         return await AsyncConnection.connect(conninfo(url, identity), autocommit=True, row_factory=namedtuple_row)
     except psycopg.OperationalError as error:
-        raise DatabaseError(f"PostgreSQL cannot be reached: {first_line(error)}") from None
+        raise Unreachable(f"PostgreSQL cannot be reached: {first_line(error)}") from None
 
 
 @asynccontextmanager
 async def open_pool(url: str, identity: Identity, size: int) -> AsyncIterator[Pool]:
-    """A pool of `size` connections. Raises DatabaseError if the server cannot be reached."""
+    """A pool of `size` connections. Raises Unreachable if the server cannot be reached."""
     await _probe(url, identity)
     pool: Pool = AsyncConnectionPool(
         conninfo(url, identity),

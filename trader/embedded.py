@@ -60,6 +60,7 @@ _CONF_OF_TESTS = """\
 fsync = off
 full_page_writes = off
 max_wal_size = 4GB
+max_connections = 400
 """
 _HBA = """\
 # Written by Tallydesk. The socket's directory is 0700: who can connect is its owner, or root.
@@ -125,6 +126,11 @@ class EmbeddedServer:
     def url(self, database: str = DATABASE) -> str:
         """The URL of `database` on this server, whether or not it runs."""
         return f"postgresql://{OWNER}@/{database}?host={quote(str(self.socket))}"
+
+    @property
+    def exists(self) -> bool:
+        """True if there is a cluster, running or not."""
+        return (self.data / "PG_VERSION").exists()
 
     @property
     def running(self) -> bool:
@@ -346,3 +352,13 @@ def database_url(settings: Settings) -> str:
     Errors as for `EmbeddedServer.ensure`.
     """
     return settings.database_url or server_of(settings).ensure()
+
+
+def existing_url(settings: Settings) -> str:
+    """Like `database_url`, for commands that only look: DatabaseError if there is no embedded cluster to start."""
+    if settings.database_url is None and not server_of(settings).exists:
+        raise DatabaseError(
+            f"there is no database in {settings.home} yet: `tallydesk migrate` makes one; if you have one elsewhere, "
+            "set DATABASE_URL or TALLYDESK_HOME"
+        )
+    return database_url(settings)

@@ -4,6 +4,7 @@ TallydeskError
 ├── ConfigError           a setting is missing or wrong
 ├── InputError            a file, argument or row that a person gave us is malformed
 ├── DatabaseError         the database cannot be reached, or is not ours to use
+│   └── Unreachable       nobody answers there
 ├── FencedError           another process has taken this work over: stop, write nothing more
 └── ExchangeError
     ├── Refused           known NOT placed: the venue (or ccxt, before sending) said no
@@ -30,6 +31,10 @@ class InputError(TallydeskError):
 
 class DatabaseError(TallydeskError):
     """The database cannot be reached, or is not one that Tallydesk can use."""
+
+
+class Unreachable(DatabaseError):
+    """The database cannot be reached."""
 
 
 class FencedError(TallydeskError):

@@ -15,7 +15,7 @@ from alembic.util import CommandError
 
 from trader import config
 from trader.embedded import database_url
-from trader.errors import DatabaseError, InputError
+from trader.errors import DatabaseError, InputError, Unreachable
 
 DIRECTORY = config.PROJECT / "migrations"
 LOCK = "tallydesk:migrate"
@@ -103,7 +103,7 @@ def _errors(url: str) -> Iterator[None]:
             ) from error
         raise InputError(f"{error}; known revisions: base, {', '.join(revisions())}, head") from error
     except sa.exc.OperationalError as error:
-        raise DatabaseError(f"the database cannot be reached: {first_line(error.orig)}") from error
+        raise Unreachable(f"PostgreSQL cannot be reached: {first_line(error.orig)}") from error
 
 
 def first_line(error: BaseException | None) -> str:

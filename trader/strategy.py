@@ -153,16 +153,21 @@ def _import(path: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise InputError(f'strategy class "{path}": {name} cannot be imported: {describe(error)}') from error
-        raise InputError(f'strategy class "{path}": there is no module "{error.name}"{_siblings(error.name)}') from None
+        raise InputError(f'strategy class "{path}": there is no module "{error.name}"; {_remedy(error.name)}') from None
     except (Exception, SystemExit) as error:
         raise InputError(f'strategy class "{path}": {name} cannot be imported: {describe(error)}') from error
 
 
-def _siblings(name: str) -> str:
-    """What the package of a missing module does have."""
+def _remedy(name: str) -> str:
+    """What the package of a missing module does have, or where a module must be to be found."""
     parent = sys.modules.get(name.rpartition(".")[0])
     names = sorted(module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", [])))
-    return f"; {parent.__name__} has {', '.join(names)}" if parent and names else ""
+    if parent and names:
+        return f"{parent.__name__} has {', '.join(names)}"
+    return (
+        f"a file in the checkout's strategies/ is named as strategies.{name}:Class, one elsewhere needs its directory "
+        "on PYTHONPATH, in the environment of this command and of the workers"
+    )
 
 
 def _is_strategy(candidate: object) -> TypeGuard[type[Strategy[Any]]]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.acceptance._installation import COMMAND, ROOT, Installation, lines_of, wait_until
+from trader.cli._demo import typed
 
 SECONDS = "30"
 """Wherever its set-up ends, both strategies want to be in within so long: the made-up candles are always the same."""
@@ -27,6 +29,7 @@ def as_printed(line: str) -> str:
 
 @pytest.mark.timeout(120)
 def test_it_trades_by_itself_and_leaves_every_cent_to_look_at(installation: Installation) -> None:
+    _leave_a_demo(installation)
     demo = installation.start("demo", "--synthetic", "--seconds", SECONDS)
     output = "".join(lines_of(demo))
 
@@ -39,8 +42,26 @@ def test_it_trades_by_itself_and_leaves_every_cent_to_look_at(installation: Inst
     assert first_fill is not None
     assert float(first_fill[1]) < 60
     assert installation.running() == []
+    assert "no candles yet" in output or "candles to 20" in output
+    assert "candles to None" not in output
+    assert "not advice" in output
+    assert "psql -qc \"insert into orders (strategy, type, asset, quantity) values ('momentum', 'deposit'," in output
     _check_books(installation)
     _check_psql_line(installation, output)
+    _check_previous(installation, output)
+
+
+def _leave_a_demo(installation: Installation) -> None:
+    """A database as a demo leaves it, as far as the next one looks."""
+    with psycopg.connect(installation.server("demo").ensure(), autocommit=True) as connection:
+        connection.execute('CREATE TABLE "order" AS SELECT 42 AS id')
+
+
+def _check_previous(installation: Installation, output: str) -> None:
+    (line,) = re.findall(r"^  the demo before this one is kept: (.+ psql -d tallydesk_previous)$", output, re.MULTILINE)
+    asked = f"""{as_printed(line)} -XAtc 'select id from "order"'"""
+    done = subprocess.run(asked, shell=True, cwd=ROOT, env=installation.environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
 
 
 def _check_books(installation: Installation) -> None:
@@ -60,6 +81,20 @@ def _check_psql_line(installation: Installation, output: str) -> None:
     asked = f"{as_printed(line)} -XAtc 'select count(*) > 0 from fill'"
     done = subprocess.run(asked, shell=True, cwd=ROOT, env=installation.environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("t\n", 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("feed", "feed"),
+        ("values ('a', 1)", "\"values ('a', 1)\""),
+        ('{"fast": 5}', """'{"fast": 5}'"""),
+        ("it's $5", """'it'"'"'s $5'"""),
+    ],
+)
+def test_commands_are_shown_as_a_person_types_them(argument: str, shown: str) -> None:
+    assert typed(argument) == shown
+    assert shlex.split(shown) == [argument]
 
 
 def to_itself(demo: "subprocess.Popen[str]") -> None:

@@ -165,6 +165,44 @@ def test_two_markets_and_two_accounts(simulator: Start, tmp_path: Path, candles:
     assert "BTC/USD: replay of 1m candles" in venue.output
 
 
+def notes(venue: Any) -> list[str]:
+    return [line.removeprefix("note: ") for line in venue.output.splitlines() if line.startswith("note: ")]
+
+
+def test_it_says_that_its_clock_stands_in_a_gap_or_before_the_file(simulator: Start, candles: Path) -> None:
+    cases = {
+        "2016-01-01T05:30": "BTC/USDT: no candles from 2016-01-01 05:00 UTC to 2016-01-01 06:00 UTC, the market",
+        "2015-12-31": "BTC/USDT: no candles before 2016-01-01 00:00 UTC, the market clock is at 2015-12-31 00:00 UTC",
+    }
+    for start, said in cases.items():
+        (note,) = notes(simulator("--candles", str(candles), "--speed", "0", "--start", start))
+        assert note.startswith(said)
+    assert notes(simulator("--candles", str(candles), "--speed", "0", "--start", "0.25")) == []
+
+
+def test_it_says_that_a_start_is_ignored(simulator: Start, candles: Path) -> None:
+    venue = simulator("--candles", str(candles), "--speed", "0", "--start", "0.25")
+    venue.kill()
+    venue.start()
+    (note,) = notes(venue)
+    assert note.startswith("--start 0.25 is ignored: the state file")
+    assert note.endswith("goes on at 2016-01-01 02:30 UTC; --fresh forgets it")
+
+
+def test_a_start_after_the_last_candle_is_refused(tmp_path: Path, candles: Path) -> None:
+    for start in ("2016-01-01T10:00", "2017-01-01"):
+        ended = run("--state", str(tmp_path / "s.sqlite"), "--candles", str(candles), "--start", start)
+        assert (ended.returncode, ended.stderr) == (
+            1, f"simulator: --start is '{start}'; the candles end at 2016-01-01 10:00 UTC\n",
+        )  # fmt: skip
+
+
+def test_its_help_tells_the_defaults(tmp_path: Path) -> None:
+    shown = " ".join(run("--help").stdout.split())
+    for text in ("(default simulator-key)", "its secret (default simulator-secret)", "as a fraction (default 0.001)"):
+        assert text in shown
+
+
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "trader.simulator", "--port", "0", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
@@ -198,5 +236,5 @@ def test_a_state_file_serves_one_process_and_one_history(simulator: Start, candl
     assert "is another simulator using it?" in in_use.stderr
     venue.kill()
     other = run("--state", str(venue.state), "--candles", str(candles))
-    assert "name another file or use --fresh" in other.stderr
+    assert "name another file with --state, or forget this one with --fresh" in other.stderr
     assert {in_use.returncode, other.returncode} == {1}

@@ -1,6 +1,7 @@
 """The commands for accounts, markets, candles and feeds, as a person types them."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,17 +60,30 @@ def test_from_an_account_to_candles(
     done = cli("feed", "add", "sim:BTC/USDT", "1m", "--since", "2024-01-01")
     assert done.stdout == "sim:BTC/USDT 1m: kept up to date from 2024-01-01 00:00 UTC on\n"
     shown = cli("feed", "list").stdout
-    assert "│ 1h        │ off │ full" in shown
-    assert "│ 1m        │ on  │ absent" in shown
+    assert re.search(r"^sim:BTC/USDT +1h +no +full ", shown, re.MULTILINE)
+    assert re.search(r"^sim:BTC/USDT +1m +yes +absent ", shown, re.MULTILINE)
+    file.write_text("time_open_ms,open,high,low,close,volume\n1704067200000,1,2,0.5,1.25,10\n")
+    done = cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h")
+    assert done.stdout == ""
+    said = refused(done)
+    assert "at 2024-01-01 01:00 UTC is stored with open 1, high 2, low 0.5, close 1.5, volume 10, and the file" in said
+    assert "close 1.25, volume 10; nothing was imported (--replace" in said
+    assert connection.execute("SELECT close FROM bucket").fetchone() == (1.5,)
+    done = cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h", "--replace")
+    assert "0 candles added, 1 changed" in done.stdout
+    assert connection.execute("SELECT close FROM bucket").fetchone() == (1.25,)
     file.write_text("time_open_ms,open,high,low,close,volume\n1704067200000,1,2,0.5,1.5,ten\n")
     done = cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h")
     assert refused(done) == f"{file}, line 2: volume is 'ten'; it must be a number"
+    assert done.stdout == ""
 
 
 def test_an_account_whose_venue_does_not_answer_is_not_added(cli: Cli, connection: psycopg.Connection) -> None:
     where = ("--mode", "simulator", "--url", "http://127.0.0.1:1")
     done = cli("account", "add", "main", "--exchange", "binance=sim", *where, "--credentials", "SIM")
-    assert "127.0.0.1:1/api/v3/exchangeInfo" in refused(done)
+    said = refused(done)
+    assert "127.0.0.1:1/api/v3/exchangeInfo" in said
+    assert said.endswith("is it running? scripts/tallydesk simulator --port 1")
     assert connection.execute("SELECT count(*) FROM account, exchange").fetchone() == (0,)
 
 

@@ -2,16 +2,20 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import typer
+from procrastinate.exceptions import ConnectorException
 
-from trader.cli.main import command_names, root
+from trader.cli.main import UNMIGRATED, command_names, root, sentence
 from trader.cli.psql import connection_variables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,13 +78,62 @@ def test_a_database_that_does_not_answer_ends_with_one_sentence(tmp_path: Path, 
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert "127.0.0.1" in done.stderr
+    assert "DATABASE_URL" in done.stderr
     assert "hush" not in done.stderr
+
+
+def test_commands_that_only_look_make_no_database(tmp_path: Path) -> None:
+    done = run("status", TALLYDESK_HOME=str(tmp_path / "home"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "there is no database in" in done.stderr
+    assert "tallydesk migrate" in done.stderr
+    assert not (tmp_path / "home").exists()
 
 
 def test_an_unknown_command_is_refused() -> None:
     done = run("nonsense")
     assert done.returncode == 2
-    assert "nonsense" in done.stderr
+    assert "no such command: nonsense; there are account" in re.sub(r"[│\s]+", " ", done.stderr)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [(["statsu"], "`tallydesk status`"), (["strategy", "lst"], "'list'")])
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(typed: list[str], meant: str) -> None:
+    done = run(*typed)
+    assert done.returncode == 2
+    assert f"id you mean {meant}?" in done.stderr
+
+
+def test_it_tells_its_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert run("--version").stdout == f"tallydesk {project['version']}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("db",), ("strategy", "add"), ("simulator",)])
+def test_short_help_is_help_and_offers_no_completion(arguments: tuple[str, ...]) -> None:
+    short, long = run(*arguments, "-h"), run(*arguments, "--help")
+    assert short.returncode == 0
+    assert short.stdout == long.stdout
+    assert "completion" not in short.stdout
+
+
+def lacking(kind: type[psycopg.Error]) -> psycopg.Error:
+    return kind('relation "strategy" does not exist\nLINE 1: ...')
+
+
+@pytest.mark.parametrize(
+    "kind", [psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction]
+)
+def test_missing_tables_are_one_sentence(kind: type[psycopg.Error]) -> None:
+    by_queue = ConnectorException("the queue's words")
+    by_queue.__cause__ = lacking(kind)
+    for error in (lacking(kind), ExceptionGroup("tasks", [ExceptionGroup("inner", [lacking(kind)])]), by_queue):
+        assert sentence(error) == f'{UNMIGRATED} (relation "strategy" does not exist)'
+
+
+def test_a_fault_of_the_program_is_no_sentence() -> None:
+    assert sentence(ValueError("x")) is None
+    assert sentence(ExceptionGroup("tasks", [lacking(psycopg.errors.UndefinedTable), ValueError("x")])) is None
+    assert sentence(psycopg.errors.DivisionByZero("x")) is None
 
 
 def test_the_lines_for_cron_name_this_checkout(tmp_path: Path) -> None:

@@ -102,3 +102,15 @@ def test_it_is_quick_to_import() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("password", ["pa/ss", "pa?ss", "pa#ss", "p@ss"])
+def test_a_password_that_would_be_cut_is_refused_and_not_shown(tmp_path: Path, password: str) -> None:
+    with pytest.raises(ConfigError, match="DATABASE_URL: in a password write / as %2F") as caught:
+        load({"HOME": "/x", "DATABASE_URL": f"postgresql://me:{password}@host:5432/db"}, project=tmp_path)
+    assert password not in str(caught.value)
+
+
+@pytest.mark.parametrize("rest", ["me:p%2Fss@host:5432/db", "host:5432/db?options=a@b", "me@host/db", "/db?host=/tmp"])
+def test_other_urls_pass(tmp_path: Path, rest: str) -> None:
+    load({"HOME": "/x", "DATABASE_URL": f"postgresql://{rest}"}, project=tmp_path)

@@ -66,5 +66,12 @@ def test_messages_are_scrubbed(text: str, clean: str) -> None:
     assert scrub(text, read_credentials("MAIN", KEYS)) == clean
 
 
+@pytest.mark.parametrize(("key", "shown"), [("a", True), ("1234567", True), ("12345678", False)])
+def test_what_is_too_short_to_be_a_secret_leaves_the_message_whole(key: str, shown: bool) -> None:
+    text = f"a rate limit of 1200 was met at 12:00 by {key}"
+    assert (scrub(text, Credentials("MAIN", key, key, key)) == text) == shown
+    assert (key in scrub(text, Credentials("MAIN", key, key, key))) == shown
+
+
 def test_a_page_of_html_is_cut_short() -> None:
     assert len(scrub("x" * 100_000)) < 500

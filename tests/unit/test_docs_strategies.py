@@ -52,6 +52,16 @@ def test_its_bounds_hold() -> None:
         load("breakout:Breakout", {"period": 1})
 
 
+@pytest.mark.usefixtures("breakout")
+def test_a_module_that_is_not_found_says_where_to_put_it() -> None:
+    with pytest.raises(
+        InputError, match=r'there is no module "brekout"; a file in the checkout.s strategies/ is named'
+    ):
+        load("brekout:Breakout")
+    with pytest.raises(InputError, match=r"on PYTHONPATH"):
+        load("brekout:Breakout")
+
+
 def test_the_page_names_every_shipped_strategy() -> None:
     named = set(re.findall(r"`(strategies\.\w+):(\w+)`", DOCS.read_text()))
     files = {f"strategies.{path.stem}" for path in (DOCS.parents[1] / "strategies").glob("[!_]*.py")}

@@ -7,13 +7,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from trader.bucket.candles import BadCandleError, Candles, check
 from trader.bucket.timeframe import DAY, Timeframe, Times
-from trader.bucket.write import ROWS, Counts, write_buckets
+from trader.bucket.write import ROWS, Counts, find_difference, write_buckets
 from trader.clock import from_milliseconds
 from trader.db import Connection
 from trader.errors import InputError
@@ -164,11 +164,13 @@ async def import_file(
     timeframe: Timeframe,
     stamp: Stamp = "open",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    replace: bool = False,
 ) -> Imported:
     """Store the candles of a file: all of them or, if anything is wrong, none.
 
     Makes the feed's row if there is none, switched off. `progress` is told how many of how many are stored. Raises
-    InputError as `read_file` does.
+    InputError as `read_file` does, and for a candle that is stored with other numbers, unless it is to `replace` it.
     """
     candles = read_file(path, timeframe, stamp)
     first = from_milliseconds(int(candles.time_open[0]))
@@ -177,8 +179,21 @@ async def import_file(
     async with connection.transaction():
         for start in range(0, len(candles), ROWS):
             part = candles[start : start + ROWS]
+            if not replace and (found := await find_difference(connection, market_id, timeframe, part)):
+                raise InputError(_difference(path, found))
             total += await write_buckets(connection, market_id, timeframe, part, "imported")
             progress(start + len(part), len(candles))
         feed = {"market": market_id, "timeframe": timeframe.id, "first": first, "last": last}
         await connection.execute(ADD_FEED, feed)
     return Imported(total, f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}")
+
+
+def _difference(path: Path, found: Any) -> str:
+    stored, new = (
+        ", ".join(f"{name} {value:.10g}" for name, value in zip(FIELDS[1:], values, strict=True))
+        for values in (found.stored, found.new)
+    )
+    return (
+        f"{path}: the candle that closes at {found.time_close:%Y-%m-%d %H:%M} UTC is stored with {stored}, and the "
+        f"file has {new}; nothing was imported (--replace overwrites what is stored)"
+    )

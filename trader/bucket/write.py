@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from psycopg import AsyncCursor
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
@@ -45,6 +46,17 @@ WITH written AS (
 SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE NOT is_new) AS changed FROM written
 """
 
+DIFFERENCE = """
+SELECT o.time_close, ARRAY[o.open, o.high, o.low, o.close, o.volume] AS stored,
+       ARRAY[n.open, n.high, n.low, n.close, n.volume] AS new
+  FROM unnest(%(time_close)b, %(open)b, %(high)b, %(low)b, %(close)b, %(volume)b)
+    n (time_close, open, high, low, close, volume)
+  JOIN bucket o ON o.market_id = %(market)s AND o.timeframe_id = %(timeframe)s AND o.time_close = n.time_close
+ WHERE o.time_close BETWEEN %(first)s::timestamptz AND %(last)s::timestamptz
+   AND (o.open, o.high, o.low, o.close, o.volume) IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume)
+ ORDER BY 1 LIMIT 1
+"""
+
 _EPOCH_2000 = 946_684_800_000
 """PostgreSQL counts from 2000, in microseconds."""
 
@@ -79,26 +91,46 @@ async def write_buckets(
     return total
 
 
+async def find_difference(connection: Connection, market_id: int, timeframe: Timeframe, candles: Candles) -> Any:
+    """The first of at most ROWS candles that is stored with other numbers (time_close, stored, new); None if none is.
+
+    Nobody else writes candles of this market and timeframe until the transaction of `connection` ends.
+    """
+    await connection.execute(LOCK, [market_id, timeframe.name])
+    async with _cursor(connection) as cursor:
+        await cursor.execute(DIFFERENCE, _parameters(market_id, timeframe, candles))
+        return await cursor.fetchone()
+
+
 async def _write(
     connection: Connection, market_id: int, timeframe: Timeframe, candles: Candles, source: Source
 ) -> Counts:
+    ids = UuidArray(bucket_ids(market_id, timeframe, timeframe.closes(candles.time_open)))
+    async with _cursor(connection) as cursor:
+        parameters = _parameters(market_id, timeframe, candles) | {"source": source, "id": ids}
+        row: Any = await (await cursor.execute(WRITE, parameters)).fetchone()
+    return Counts(row.inserted, row.changed, len(candles) - row.inserted - row.changed)
+
+
+def _cursor(connection: Connection) -> AsyncCursor[Any]:
+    cursor = connection.cursor()
+    for kind, dumper in _DUMPERS:
+        cursor.adapters.register_dumper(kind, dumper)
+    return cursor
+
+
+def _parameters(market_id: int, timeframe: Timeframe, candles: Candles) -> dict[str, Any]:
     closes = timeframe.closes(candles.time_open)
     parameters: dict[str, Any] = {
         "market": market_id,
         "timeframe": timeframe.id,
-        "source": source,
-        "id": UuidArray(bucket_ids(market_id, timeframe, closes)),
         "time_close": TimestampArray(((closes - _EPOCH_2000) * 1000).astype(">i8")),
         "first": _text(closes[0]),
         "last": _text(closes[-1]),
     }
     for name in ("open", "high", "low", "close", "volume"):
         parameters[name] = FloatArray(getattr(candles, name).astype(">f8"))
-    async with connection.cursor() as cursor:
-        for kind, dumper in _DUMPERS:
-            cursor.adapters.register_dumper(kind, dumper)
-        row: Any = await (await cursor.execute(WRITE, parameters)).fetchone()
-    return Counts(row.inserted, row.changed, len(candles) - row.inserted - row.changed)
+    return parameters
 
 
 def _text(milliseconds: Any) -> str:

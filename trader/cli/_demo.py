@@ -37,9 +37,12 @@ DEPOSIT_ROW = "insert into orders (strategy, type, asset, quantity) values ('{}'
 HISTORY_DAYS = 130
 SETTLE_SECONDS = 45.0
 TICK = "0.25"
+PREVIOUS = f"{DATABASE}_previous"
 
 UNFINISHED = """SELECT count(*) FROM "order"
  WHERE status IN ('queued', 'submitted', 'accepted', 'partially_filled', 'pending_cancel')"""
+END_SESSIONS = """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+ WHERE datname = %s AND pid <> pg_backend_pid()"""
 READ_SINCE = "SELECT coalesce(bool_and(settled AND read_at > %s), false) FROM account_balance"
 
 
@@ -101,9 +104,14 @@ class Demo:
         admin = server.ensure("postgres") if DATABASE != "postgres" else url
         name = sql.Identifier(DATABASE)
         with psycopg.connect(admin, autocommit=True) as connection:
+            kept = _was_used(url) and _keep(connection)
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
             connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
         self._say(f"PostgreSQL is up in {self._settings.home}", started)
+        if kept:
+            self._console.print(
+                f"  the demo before this one is kept: {self._plan.command(f'psql -d {PREVIOUS}')}", soft_wrap=True
+            )
         started = time.monotonic()
         upgrade(url)
         self._say("the schema is migrated", started)
@@ -157,6 +165,7 @@ class Demo:
             "DEMO",
         )
         self._tallydesk("feed", "add", market, self._plan.timeframe, "--since", since)
+        self._console.print("The strategies are examples of how one is written, not advice to trade like them.")
         for name, (class_, params) in STRATEGIES.items():
             self._tallydesk(
                 "strategy", "add", name, "--account", "main", "--class", class_, "--market", market,
@@ -166,7 +175,7 @@ class Demo:
             self._tallydesk("psql", "-qc", DEPOSIT_ROW.format(name, DEPOSIT))
 
     def _tallydesk(self, *arguments: str) -> None:
-        self._console.print(f"  [dim]$[/dim] tallydesk {shlex.join(arguments)}")
+        self._console.print(f"  [dim]$[/dim] tallydesk {' '.join(map(typed, arguments))}", soft_wrap=True)
         command = [sys.executable, "-m", "trader.cli.main", *arguments]
         done = subprocess.run(
             command,
@@ -213,3 +222,25 @@ class Demo:
 
     def _say(self, text: str, since: float) -> None:
         self._console.print(f"[green]✓[/green] {text} [dim]({time.monotonic() - since:.1f} s)[/dim]")
+
+
+def typed(argument: str) -> str:
+    """An argument as a person types it in a shell: in double quotes rather than around single ones."""
+    return f'"{argument}"' if "'" in argument and not set(argument) & set('"$`\\!') else shlex.quote(argument)
+
+
+def _was_used(url: str) -> bool:
+    """True if a demo came as far as an order in this database."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        if connection.execute("SELECT to_regclass('\"order\"')").fetchone() == (None,):
+            return False
+        return connection.execute('SELECT EXISTS (SELECT FROM "order")').fetchone() == (True,)
+
+
+def _keep(connection: "psycopg.Connection[Any]") -> bool:
+    """Rename the database of the demo before, in place of an older one."""
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(PREVIOUS)))
+    connection.execute(END_SESSIONS, [DATABASE])
+    rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+    connection.execute(rename.format(sql.Identifier(DATABASE), sql.Identifier(PREVIOUS)))
+    return True

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from rich.console import Console, ConsoleRenderable, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from trader.cli._screen import show, table
+from trader.cli._screen import Rows, show
 
 if TYPE_CHECKING:
     import psycopg
@@ -60,7 +60,8 @@ class Progress:
         (candles, newest), *_ = self._rows(CANDLES)
         orders = ", ".join(f"{count} {status}" for status, count in self._rows(STATUSES)) or "none yet"
         results = ", ".join(f"{row[0]} {row[2]:+}" for row in self._rows(RESULTS))
-        return f"{self.elapsed:5.1f} s | {candles} candles to {newest} | orders: {orders} | profit: {results}"
+        seen = f"{candles} candles to {newest:%Y-%m-%d %H:%M}" if newest else "no candles yet"
+        return f"{self.elapsed:5.1f} s | {seen} | orders: {orders} | profit: {results}"
 
     def screen(self) -> Group:
         """The live picture."""
@@ -74,9 +75,9 @@ class Progress:
         facts.add_row("orders", orders or "none yet", "")
         columns = ["strategy", "equity", "profit", "fees", "return %", "trades", "wants to be"]
         fills = ["at", "strategy", "side", "quantity", "price", "fee"]
-        parts: list[ConsoleRenderable | str] = [facts, "", table("Strategies (USDT)", columns, self._rows(RESULTS)), ""]
+        parts: list[RenderableType] = [facts, "", Rows("Strategies (USDT)", columns, self._rows(RESULTS)), ""]
         if last := self._rows(LAST_FILLS):
-            parts.append(table("Last fills", fills, last))
+            parts.append(Rows("Last fills", fills, last))
         return Group(*parts)
 
 

@@ -21,23 +21,12 @@ class Session(NamedTuple):
 async def session() -> AsyncIterator[Session]:
     """Connect to the installation's database. Raises DatabaseError if it has no tables yet."""
     from trader.db import Identity, connect, fetch_one
-    from trader.embedded import database_url
+    from trader.embedded import existing_url
     from trader.errors import DatabaseError
 
     settings = config.load()
-    connection = await connect(database_url(settings), Identity("cli", "tallydesk"))
+    connection = await connect(existing_url(settings), Identity("cli", "tallydesk"))
     async with connection:
         if not (await fetch_one(connection, "SELECT to_regclass('bucket_feed') IS NOT NULL AS yes")).yes:
             raise DatabaseError("the database has no tables yet: run `tallydesk migrate` first")
         yield Session(settings, connection)
-
-
-def show(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """Print a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    Console().print(table)

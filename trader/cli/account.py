@@ -3,11 +3,13 @@
 import asyncio
 import json
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
-from trader.cli._session import session, show
-from trader.errors import InputError
+from trader.cli._screen import print_rows
+from trader.cli._session import session
+from trader.errors import InputError, Retry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -105,6 +107,11 @@ async def _add(
         try:
             synced = await sync_markets(connection, exchange_id, await client.markets())
             read = await read_balances(connection, client, account)
+        except Retry as error:
+            if url is None:
+                raise
+            port = urlsplit(url).port or 8700
+            raise Retry(f"{error}; is it running? scripts/tallydesk simulator --port {port}") from None
         finally:
             await client.close()
     Console().print(
@@ -142,4 +149,6 @@ async def _list() -> None:
 
     async with session() as (_, connection):
         rows = await fetch_all(connection, LIST)
-    show("accounts", ["name", "exchange", "ccxt", "mode", "halted", "credentials", "balances read"], [*map(list, rows)])
+    print_rows(
+        "accounts", ["name", "exchange", "ccxt", "mode", "halted", "credentials", "balances read"], [*map(list, rows)]
+    )

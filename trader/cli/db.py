@@ -8,7 +8,7 @@ from trader import config
 from trader.embedded import server_of
 from trader.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

@@ -36,7 +36,8 @@ def demo(
 ) -> None:
     """Trade replayed market history through the real system for about a minute, and show every cent of it.
 
-    It has a PostgreSQL of its own in TALLYDESK_HOME/demo, with a new database each time, which is left running.
+    It has a PostgreSQL of its own in TALLYDESK_HOME/demo, which is left running, with a new
+    database each time; that of the time before is kept as tallydesk_previous.
 
     Example: scripts/demo --seconds 60
     """

@@ -10,6 +10,7 @@ import typer
 
 from trader import config
 from trader.config import Settings
+from trader.errors import TallydeskError
 
 if TYPE_CHECKING:
     import psycopg
@@ -25,15 +26,26 @@ SETTINGS = (
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 SNAPSHOT = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::int, max(application_name)
   FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()"""
+STRATEGIES = "SELECT name, error FROM strategy WHERE error IS NOT NULL ORDER BY 1 LIMIT 20"
+FEEDS = """SELECT e.name || ':' || m.symbol || ' ' || t.name, f.last_error
+  FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
+  JOIN timeframe t ON t.id = f.timeframe_id WHERE f.status = 'error' ORDER BY 1 LIMIT 20"""
+# The error is in the worker's log, and in last_error of the feed or error of the strategy that it worked for.
+FAILED = """SELECT j.task_name, count(*) FROM procrastinate_jobs j WHERE j.status = 'failed' AND EXISTS (
+  SELECT FROM procrastinate_events e
+   WHERE e.job_id = j.id AND e.type = 'failed' AND e.at > clock_timestamp() - interval '1 hour')
+  GROUP BY 1 ORDER BY 1"""
+UNKNOWN_DRIFT = "SELECT DISTINCT account FROM reconciliation WHERE drift IS NULL AND venue IS NOT NULL ORDER BY 1"
 ACCOUNTS = "SELECT name, mode::text, halted, credentials FROM account ORDER BY name"
-FAILED = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'failed'"
+MARKS = {True: "[green]ok  [/green]", False: "[red]FAIL[/red]", None: "[yellow]?   [/yellow]"}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at. `remedy` says what to do when it is not well."""
 
-    well: bool
+    well: bool | None
+    """None: it cannot be told now."""
     text: str
     remedy: str = ""
 
@@ -45,35 +57,65 @@ def doctor() -> None:
     Example: tallydesk doctor
     """
     from rich.console import Console
+    from rich.markup import escape
 
-    console = Console()
+    console = Console(highlight=False)
     ill = 0
     for finding in examine(config.load()):
-        ill += not finding.well
-        mark = "[green]ok  [/green]" if finding.well else "[red]FAIL[/red]"
-        console.print(f"{mark} {finding.text}" + (f"\n     [bold]{finding.remedy}[/bold]" if not finding.well else ""))
+        ill += finding.well is False
+        console.print(f"{MARKS[finding.well]} {escape(finding.text)}")
+        if finding.well is False:
+            console.print(f"     [bold]{escape(finding.remedy)}[/bold]")
     raise typer.Exit(1 if ill else 0)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything, in the order in which things depend on each other."""
-    import psycopg
-
-    from trader.embedded import database_url
-
     yield _disk(settings)
-    with psycopg.connect(database_url(settings), autocommit=True, application_name="doctor") as connection:
+    yield from _secrets(settings)
+    connection = _connect(settings)
+    if isinstance(connection, Finding):
+        yield connection
+        return
+    with connection:
         yield from _server(connection)
         migrated = _migrated(settings)
         yield migrated
         if migrated.well:
-            for look in (_accounts, _roles, _jobs, _books):
+            for look in (_accounts, _roles, _strategies, _jobs, _books):
                 yield from look(settings, connection)
 
 
+def _connect(settings: Settings) -> "psycopg.Connection[Any] | Finding":
+    """The database, or what is to be said of its not being there."""
+    import psycopg
+
+    from trader.embedded import existing_url
+
+    remedy = "Start the server that DATABASE_URL names, or mend DATABASE_URL in the environment or .env"
+    if settings.database_url is None:
+        remedy = "Run: tallydesk migrate (it starts the embedded server and makes what is missing)"
+    try:
+        url = existing_url(settings)
+        return psycopg.connect(url, autocommit=True, application_name="doctor", connect_timeout=10)
+    except (psycopg.Error, TallydeskError) as error:
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        return Finding(False, f"no database: {first}", remedy)
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    """Files with keys in them are for their owner's eyes."""
+    for path in sorted({settings.project / ".env", settings.home / ".env"}):
+        try:
+            mode = path.stat().st_mode & 0o777
+        except OSError:  # not there: `config.load` has read every one that is
+            continue
+        yield Finding(not mode & 0o077, f"{path} has mode {mode:04o}", f"Others can open it. Run: chmod 600 {path}")
+
+
 def _disk(settings: Settings) -> Finding:
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    free = shutil.disk_usage(settings.home).free
+    place = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    free = shutil.disk_usage(place).free
     text = f"{settings.home} has {free / 1e9:.1f} GB free"
     return Finding(free > LEAST_FREE_BYTES, text, "Make room: PostgreSQL stops when its disk is full.")
 
@@ -129,9 +171,22 @@ def _roles(settings: Settings, connection: "psycopg.Connection[Any]") -> Iterato
         )
 
 
-def _jobs(_: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:
-    failed = _row(connection, FAILED)[0]
-    yield Finding(failed == 0, f"{failed} failed jobs", "See: select * from job_status; and bucket_feed.last_error")
+def _strategies(_: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:
+    strategies, feeds = (connection.execute(statement).fetchall() for statement in (STRATEGIES, FEEDS))
+    for name, error in strategies:
+        remedy = "Mend its class or params; it is tried again at the next candle"
+        yield Finding(False, f"strategy {name}: {error}", remedy)
+    for name, error in feeds:
+        yield Finding(False, f"feed {name}: {error}", "The worker tries again; if it stays: is the venue there?")
+    if not strategies and not feeds:
+        yield Finding(True, "no strategy and no candle feed has an error")
+
+
+def _jobs(settings: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:
+    failed = connection.execute(FAILED).fetchall()
+    names = f": {', '.join(f'{count} {task}' for task, count in failed)}" if failed else ""
+    text = f"{sum(count for _, count in failed)} jobs failed within the last hour{names}"
+    yield Finding(not failed, text, f"The reasons are in {settings.home / 'log'}, in the workers' logs")
     doubt = _row(connection, "SELECT count(*) FROM order_in_doubt")[0]
     yield Finding(
         doubt == 0, f"{doubt} orders in doubt", "See: select * from order_in_doubt; evidence will settle them"
@@ -151,6 +206,12 @@ def _books(_: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Findi
     remedy = "Strategies were given more than the venue has: withdraw from one, or pay in at the venue"
     yield Finding(over == 0, f"{over} assets given out beyond what is there", remedy)
     drift = _row(connection, "SELECT count(*) FROM reconciliation WHERE drift <> 0 AND verdict <> 'tolerated'")[0]
+    unknown = [account for (account,) in connection.execute(UNKNOWN_DRIFT).fetchall()]
+    for account in unknown:
+        text = f"whether account {account} agrees with its venue is unknown: an order of it is in flight"
+        yield Finding(None, text)
+    if unknown and drift == 0:
+        return
     yield Finding(
         drift == 0, f"{drift} balances differ from the venue's", "See: select * from reconciliation where drift <> 0"
     )

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from trader.cli._session import session, show
+from trader.cli._screen import print_rows
+from trader.cli._session import session
 from trader.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -19,7 +20,7 @@ ON CONFLICT (market_id, timeframe_id) DO UPDATE SET enabled = true,
 
 LIST = """
 SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe,
-       CASE WHEN f.enabled THEN 'on' ELSE 'off' END AS enabled,
+       f.enabled,
        f.status::text, to_char(f.oldest, 'YYYY-MM-DD HH24:MI') AS oldest,
        to_char(f.newest, 'YYYY-MM-DD HH24:MI') AS newest, f.last_error
   FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
@@ -79,4 +80,6 @@ async def _list() -> None:
 
     async with session() as (_, connection):
         rows = await fetch_all(connection, LIST)
-    show("feeds", ["market", "timeframe", "", "status", "oldest", "newest", "last error"], [*map(list, rows)])
+    print_rows(
+        "feeds", ["market", "timeframe", "collected", "status", "oldest", "newest", "last error"], [*map(list, rows)]
+    )

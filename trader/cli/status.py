@@ -35,10 +35,10 @@ def status() -> None:
     from rich.console import Console
 
     from trader.cli._screen import show
-    from trader.embedded import database_url
+    from trader.embedded import existing_url
 
     console = Console()
-    with psycopg.connect(database_url(config.load()), autocommit=True, application_name="status") as connection:
+    with psycopg.connect(existing_url(config.load()), autocommit=True, application_name="status") as connection:
         show(console, connection, "Processes", ROLES, empty="none was ever started: tallydesk up")
         show(console, connection, "Accounts", ACCOUNTS, empty="none yet: tallydesk account add")
         show(console, connection, "Strategies", STRATEGIES, empty="none yet: tallydesk strategy add")

@@ -13,7 +13,7 @@ from trader.errors import InputError
 if TYPE_CHECKING:
     from trader.db import Connection
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 Result = TypeVar("Result")
 MOST_SHOWN = 20
 
@@ -96,20 +96,17 @@ def list_() -> None:
 
     Example: tallydesk strategy list
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
+    from trader.cli._screen import print_rows
     from trader.db import fetch_all
 
-    table = Table("name", "account", "class", "market", "params", "stake", "enabled", "signal", "last candle", "error")
+    shown = []
     for row in _run(lambda connection: fetch_all(connection, LIST)):
         where = f"{row.market or ''} {row.timeframe or ''}".strip()
         last = f"{row.last_bucket:%Y-%m-%d %H:%M}" if row.last_bucket else ""
-        signal = "" if row.signal is None else f"{row.signal:g}"
         what = (row.name, row.account, row.path, where, json.dumps(row.params), row.stake)
-        table.add_row(*map(escape, what), "yes" if row.enabled else "no", signal, last, escape(row.error or ""))
-    Console().print(table)
+        shown.append([*what, row.enabled, row.signal, last or None, row.error])
+    columns = ["name", "account", "class", "market", "params", "stake", "enabled", "signal", "last candle", "error"]
+    print_rows("strategies", columns, shown)
 
 
 @app.command()
@@ -169,10 +166,10 @@ def _amount(text: str) -> str:
 def _run(work: Callable[["Connection"], Coroutine[Any, Any, Result]]) -> Result:
     """Do something with a connection to the database."""
     from trader.db import Identity, connect
-    from trader.embedded import database_url
+    from trader.embedded import existing_url
 
     async def connected() -> Result:
-        connection = await connect(database_url(config.load()), Identity("cli", "tallydesk strategy"))
+        connection = await connect(existing_url(config.load()), Identity("cli", "tallydesk strategy"))
         async with connection:
             return await work(connection)
 

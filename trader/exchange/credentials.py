@@ -19,6 +19,8 @@ _PAIR = re.compile(
     r"[^\s&\"',}]+"
 )
 _LONGEST = 400
+SHORTEST_SECRET = 8
+"""Characters. A shorter one is no secret, and hiding it would tear words and numbers apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def _secrets(credentials: Credentials | None) -> Iterator[str]:
     if credentials is None:
         return
     for value in (credentials.api_key, credentials.secret, credentials.password):
-        if value:
+        if value and len(value) >= SHORTEST_SECRET:
             yield value
             yield quote(value, safe="")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from aiohttp import web
 
 from trader.errors import TallydeskError
-from trader.simulator.config import DEFAULT_KEY, build, number
+from trader.simulator.config import DEFAULT_KEY, DEFAULT_SECRET, build, number
 from trader.simulator.faults import Faults
 from trader.simulator.request_log import RequestLog
+from trader.simulator.rules import Rules
 from trader.simulator.server import Server
 from trader.simulator.sockets import Sockets
 from trader.simulator.venue import Venue
@@ -27,6 +28,14 @@ EXAMPLES = """examples:
   python -m trader.simulator --port 0 --market BTC/USD --candles btc_1m.csv.gz --speed 600 --start 0.5
   python -m trader.simulator --market BTC/USDT --market ETH/USDT=eth_1m.csv --balance USDT=200 --fresh
 """
+_DEFAULT = Rules("", "")
+RULES = {
+    "tick": "smallest step of a price (default: by the price)",
+    "step": "smallest step of a quantity (default: by the price)",
+    "min-notional": f"least worth of an order (default {_DEFAULT.min_notional} where quote is USDT or the like)",
+    "maker": f"fee of an order that rested, as a fraction (default {_DEFAULT.maker})",
+    "taker": f"fee of an order that filled at once, as a fraction (default {_DEFAULT.taker})",
+}
 
 
 def _checked(name: str) -> Callable[[str], Decimal]:
@@ -49,15 +58,15 @@ def parser() -> ArgumentParser:
     p.add_argument("--market", action="append", metavar="BTC/USDT[=FILE]", help="repeatable; without FILE: synthetic")
     p.add_argument("--candles", type=Path, metavar="FILE", help="candle file (csv, csv.gz) of the first market")
     p.add_argument("--speed", type=float, help="market seconds per wall second (default 1)")
-    p.add_argument("--start", metavar="ISO|FRACTION", help="where the market clock begins (default 0.1 of the file)")
+    p.add_argument("--start", metavar="ISO|FRACTION", help="where a new market clock begins (default 0.1 of the file)")
     p.add_argument("--live-clock", action="store_true", help="synthetic data whose market clock is wall time")
     p.add_argument("--seed", type=int, default=1, help="of synthetic data and of the book")
     p.add_argument("--key", help=f"API key of the account (default {DEFAULT_KEY})")
-    p.add_argument("--secret", help="its secret")
+    p.add_argument("--secret", help=f"its secret (default {DEFAULT_SECRET})")
     p.add_argument("--balance", action="append", metavar="USDT=200", help="repeatable; used when the account is new")
     p.add_argument("--config", type=Path, help="JSON file with more markets and accounts")
-    for name in ("tick", "step", "min-notional", "maker", "taker"):
-        p.add_argument(f"--{name}", type=_checked(name), help="of every market; default: by its price")
+    for name, what in RULES.items():
+        p.add_argument(f"--{name}", type=_checked(name), help=f"{what}, of every market")
     p.add_argument("--fee-asset", metavar="BNB", help="pay fees in this asset while its balance lasts")
     p.add_argument("--fee-asset-price", type=_checked("fee-asset-price"), default=Decimal(300), help="in quote")
     p.add_argument("--book-levels", type=int, default=20, help="levels on each side of the synthetic book")
@@ -103,6 +112,8 @@ async def serve(args: Namespace, venue: Venue) -> None:
     for market in venue.markets.values():
         source = f"synthetic data, seed {args.seed}" if market.synthetic else f"replay of {market.series.base} candles"
         print(f"{market.rules.symbol}: {source}", flush=True)
+    for note in venue.notes:
+        print(f"note: {note}", flush=True)
     print(f"simulator ready on http://{args.host}:{listener.getsockname()[1]}", flush=True)
     while not stop.is_set():
         venue.advance()

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from trader.clock import to_milliseconds
+from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import ConfigError
 from trader.simulator.book import BookShape
 from trader.simulator.candles import SyntheticSeries, read_candles
@@ -20,7 +20,7 @@ from trader.simulator.matching import Balance, Engine
 from trader.simulator.replay import Series
 from trader.simulator.rules import Rules
 from trader.simulator.store import Store
-from trader.simulator.timeframe import DAY
+from trader.simulator.timeframe import DAY, closes
 from trader.simulator.venue import Market, Venue
 
 DEFAULT_KEY, DEFAULT_SECRET = "simulator-key", "simulator-secret"
@@ -141,13 +141,18 @@ def build(args: Namespace, wall: Callable[[], int] = wall_milliseconds) -> Venue
     specs = market_specs(args, config)
     files = {spec.symbol: read_candles(spec.candles) for spec in specs if spec.candles is not None}
     store = Store(args.state)
+    resumed = store.meta("clock")
     clock = _clock(args, store, files, wall())
     origin = store.meta("origin")
     markets = [_market(spec, files.get(spec.symbol), origin, args.seed) for spec in specs]
     _same_history(store, markets, args.seed)
     accounts = account_specs(args, config, markets[0].rules.quote)
     _open_accounts(store, accounts)
+    now = clock.now(wall())
+    notes = [] if resumed is None or args.start is None else [_start_ignored(args.start, store.path, now)]
+    notes += [note for market in markets if (note := _silence(market, now)) is not None]
     return Venue(
+        notes=notes,
         markets=markets,
         secrets={account.key: account.secret for account in accounts},
         engine=Engine(args.fee_asset, args.fee_asset_price),
@@ -184,7 +189,10 @@ def _start(args: Namespace, files: dict[str, Series], wall: int) -> int:
     try:
         fraction = float(start)
     except ValueError:
-        return _moment(start)
+        moment = _moment(start)
+        if series is not None and series.end is not None and moment >= series.end:
+            raise ConfigError(f"--start is {start!r}; the candles end at {_shown(series.end)}") from None
+        return moment
     if series is None or not 0 <= fraction <= 1:
         raise ConfigError(f"--start is {start!r}; a fraction must be from 0 to 1 and needs a candle file")
     return series.start + int(((series.end or series.start) - series.start) * fraction)
@@ -222,9 +230,35 @@ def _same_history(store: Store, markets: list[Market], seed: int) -> None:
     kept = store.meta("history")
     if kept is not None and kept != history:
         raise ConfigError(
-            f"state file {store.path} was made for {kept}, not {history}; name another file or use --fresh"
+            f"state file {store.path} was made for {kept}, not {history}; "
+            "name another file with --state, or forget this one with --fresh"
         )
     store.set_meta("history", history)
+
+
+def _start_ignored(start: str, path: str, now: int) -> str:
+    return f"--start {start} is ignored: the state file {path} goes on at {_shown(now)}; --fresh forgets it"
+
+
+def _silence(market: Market, now: int) -> str | None:
+    """What to say of a market that has no candle at `now`, so that its price stands still."""
+    series, symbol = market.series, market.rules.symbol
+    if market.synthetic:
+        return None
+    if now < series.start:
+        return f"{symbol}: no candles before {_shown(series.start)}, the market clock is at {_shown(now)}"
+    if series.end is not None and now >= series.end:
+        return f"{symbol}: no candles from {_shown(series.end)} on, the market clock is at {_shown(now)}"
+    index = series.index(now)
+    closed = int(closes(series.columns.time[index : index + 1], series.base)[0])
+    if now < closed:
+        return None
+    until = int(series.columns.time[index + 1])
+    return f"{symbol}: no candles from {_shown(closed)} to {_shown(until)}, the market clock is at {_shown(now)}"
+
+
+def _shown(milliseconds: int) -> str:
+    return f"{from_milliseconds(milliseconds):%Y-%m-%d %H:%M} UTC"
 
 
 def _open_accounts(store: Store, accounts: list[AccountSpec]) -> None:

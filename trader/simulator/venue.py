@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -46,6 +46,7 @@ class Venue:
         wall: Callable[[], int],
         seed: int = 0,
         shape: BookShape | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.markets = {market.rules.id: market for market in markets}
         self.secrets = secrets
@@ -55,6 +56,8 @@ class Venue:
         self.wall = wall
         self.seed = seed
         self.shape = shape or BookShape()
+        self.notes = notes
+        """What a person should know before the first request."""
         self.listeners: list[Callable[[Change], None]] = []
         self.deposit_listeners: list[Callable[[str, str, Decimal, Balance], None]] = []
         self._restore()
