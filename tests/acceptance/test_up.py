@@ -54,6 +54,20 @@ def _check_reports(installation: Installation) -> None:
     assert "none yet: tallydesk strategy add" in status
 
 
+@pytest.mark.timeout(90)
+def test_stop_ends_the_desk_and_the_up_that_runs_it(installation: Installation) -> None:
+    up = installation.start("up", TALLYDESK_ROLES="scheduler trader")
+    for name in ("scheduler", "trader-1"):
+        next(line for line in lines_of(up) if line.endswith(f"{name} started\n"))
+        wait_until(lambda name=name: f"ok   {name} is running" in installation.run("doctor").stdout, 30, lambda: name)
+
+    assert "all stopped" in installation.do("stop")
+    output = lines_of(up)
+    assert up.wait() == 0, output
+    assert [line for line in output if "started again" in line] == []
+    assert installation.running() == []
+
+
 @pytest.mark.timeout(60)
 def test_ctrl_c_ends_up_in_order_too(installation: Installation) -> None:
     up = installation.start("up", TALLYDESK_ROLES="scheduler")

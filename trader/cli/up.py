@@ -40,7 +40,7 @@ def up() -> None:
     desk = Desk(settings)
     try:
         desk.look()
-        while not stop.wait(LOOK_SECONDS):
+        while not desk.told_to_stop and not stop.wait(LOOK_SECONDS):
             desk.look()
     finally:
         desk.end()
@@ -54,15 +54,27 @@ class Desk:
         self._children = Children(settings)
         self._started: dict[str, float] = {}
         self._elsewhere: set[str] = set()
+        self._told: set[str] = set()
         self._connection: psycopg.Connection[Any] | None = None
+
+    @property
+    def told_to_stop(self) -> bool:
+        """True when every child has ended in order: somebody has said `tallydesk stop`."""
+        return bool(self._told) and not self._children.running
 
     def look(self) -> None:
         """Start what is not alive; an embedded PostgreSQL that has died comes first."""
         for name, code in self._children.dead().items():
             self._children.end(name)
-            say(f"{name} ended with code {code}: see {self._settings.home / 'log' / (name + '.log')}")
+            if code == 0:
+                self._told.add(name)
+                say(f"{name} was told to stop")
+            else:
+                say(f"{name} ended with code {code}: see {self._settings.home / 'log' / (name + '.log')}")
         alive = self._alive()
         for role in self._settings.roles:
+            if role.name in self._told:
+                continue
             if role.name in self._children.running:
                 self._elsewhere.discard(role.name)
             elif role.name in alive:
@@ -70,9 +82,9 @@ class Desk:
                     say(f"{role.name} runs elsewhere and is left alone")
                 self._elsewhere.add(role.name)
             elif time.monotonic() - self._started.get(role.name, 0.0) >= RESTART_SECONDS:
+                self._children.start_role(role)
                 say(f"{role.name} {'started again' if role.name in self._started else 'started'}")
                 self._started[role.name] = time.monotonic()
-                self._children.start_role(role)
 
     def end(self) -> None:
         """End our children in order, and say what lives on."""

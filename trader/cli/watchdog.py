@@ -18,7 +18,7 @@ def watchdog(
 
     For cron, every minute; several at once do no harm. It says nothing if there was nothing to do.
 
-    Example: scripts/tallydesk watchdog --crontab | crontab -
+    Example: (crontab -l; scripts/tallydesk watchdog --crontab) | crontab -
     """
     settings = config.load()
     if crontab:
