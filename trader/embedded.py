@@ -60,6 +60,7 @@ _CONF_OF_TESTS = """\
 fsync = off
 full_page_writes = off
 max_wal_size = 4GB
+max_connections = 400
 """
 _HBA = """\
 # Written by Tallydesk. The socket's directory is 0700: who can connect is its owner, or root.

@@ -1,11 +1,36 @@
 """The gate before every send: may this order be sent now? Asked once for all orders that are at the gate together."""
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from trader import order
-from trader.db import Pool, retrying
-from trader.order import Claimed, Ready
+from trader.db import Connection, Pool, fetch_all, retrying
+from trader.order import Claimed
+
+# Before each send: is it still ours, is it still wanted, and may anything be sent at all?
+MAY_SEND = """
+SELECT o.id, o.status = 'submitted' AND o.fence = x.fence AS ours, a.halted,
+       o.cancel_requested_at IS NOT NULL AS canceled,
+       clock_timestamp() > o.submitted_at + a.receive_window / 2 AS aged
+  FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) x (id, fence)
+  JOIN "order" o ON o.id = x.id JOIN account a ON a.id = o.account_id
+"""
+
+RESTAMP = """
+WITH locked AS (
+  SELECT o.id, a.receive_window FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) x (id, fence)
+    JOIN "order" o ON o.id = x.id AND o.fence = x.fence AND o.status = 'submitted'
+    JOIN account a ON a.id = o.account_id ORDER BY o.strategy_id, o.id FOR UPDATE OF o)
+UPDATE "order" o SET attempt = o.attempt + 1, submitted_at = t.now, receive_deadline = t.now + locked.receive_window,
+       absences = 0
+  FROM locked, (SELECT date_trunc('milliseconds', clock_timestamp()) AS now) t
+ WHERE o.id = locked.id RETURNING o.id, o.submitted_at
+"""
+
+Obstacle = Literal["halted", "canceled", "fenced"]
+Ready = Claimed | Obstacle
+"""What may be sent; or why it may not: its account is halted, its cancel is requested, another trader has it."""
 
 
 @dataclass(slots=True)
@@ -35,7 +60,7 @@ class Gate:
     async def _answer(self, batch: list[tuple[Claimed, "asyncio.Future[Ready]"]]) -> None:
         async def work() -> dict[int, Ready]:
             async with self.pool.connection() as connection:
-                return await order.ready_to_send(connection, [claimed for claimed, _ in batch])
+                return await ready_to_send(connection, [claimed for claimed, _ in batch])
 
         try:
             found = await retrying(work)
@@ -49,3 +74,38 @@ class Gate:
         for claimed, answer in batch:
             if not answer.done():
                 answer.set_result(found[claimed.id])
+
+
+async def ready_to_send(connection: Connection, claims: Sequence[Claimed]) -> dict[int, Ready]:
+    """By order id: the order as it may be sent now, or why not.
+
+    Orders that have waited for most of their receive window get a new time stamp first, durably.
+    """
+    rows = {row.id: row for row in await fetch_all(connection, MAY_SEND, _keys(claims))}
+    obstacles = {row.id: _obstacle(row) for row in rows.values()}
+    aged = [one for one in claims if obstacles[one.id] is None and rows[one.id].aged]
+    stamped = await restamp(connection, aged) if aged else {}
+    return {one.id: obstacles[one.id] or stamped.get(one.id, one) for one in claims}
+
+
+def _obstacle(row: Any) -> Obstacle | None:
+    if not row.ours:
+        return "fenced"
+    if row.canceled:
+        return "canceled"
+    return "halted" if row.halted else None
+
+
+async def restamp(connection: Connection, claims: Sequence[Claimed]) -> dict[int, Ready]:
+    """Begin another attempt of each: the request's time stamp is written down before it can be sent."""
+    stamps = {row.id: row.submitted_at for row in await fetch_all(connection, RESTAMP, _keys(claims))}
+    return {
+        one.id: replace(one, request=replace(one.request, submitted_at=stamps[one.id]))
+        if one.id in stamps
+        else "fenced"
+        for one in claims
+    }
+
+
+def _keys(claims: Sequence[Claimed]) -> dict[str, list[int]]:
+    return {"ids": [one.id for one in claims], "fences": [one.fence for one in claims]}

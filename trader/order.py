@@ -4,14 +4,14 @@ Nothing here opens a transaction or a connection: `trader.py` and its neighbours
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
 from trader.db import Connection, fetch_all, fetch_one
-from trader.exchange.protocol import FillReport, OrderReport, OrderRequest, OrderType, Side
+from trader.exchange.protocol import FillReport, OrderReport, OrderRequest, OrderType, Side, TimeInForce
 from trader.sizing import Denial, Intent, Placement, Rules, plain
 
 ABSENCES_NEEDED = 2
@@ -31,7 +31,8 @@ SELECT l.strategy_id FROM lane l JOIN strategy s ON s.id = l.strategy_id
 # A statement of its own: the one above read a snapshot that is older than its locks.
 TAKE_HEADS = """
 SELECT o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.quantity, o.quote_quantity,
-       o.limit_price, o.expires_at, s.stake, s.stake_unit = '%%' AS stake_in_percent, a.halted, a.name AS account,
+       o.limit_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.expires_at,
+       s.stake, s.stake_unit = '%%' AS stake_in_percent, a.halted, a.name AS account,
        a.price_margin, a.receive_window, m.symbol, b.code AS base, q.code AS quote, m.base_id, m.quote_id, m.active,
        m.price_tick, m.quantity_step, m.quantity_min, m.quantity_max, m.cost_min,
        greatest(m.maker_fee, m.taker_fee) AS fee, m.fee_side::text, clock_timestamp() AS now
@@ -77,26 +78,6 @@ UPDATE lane SET owner = NULL, lease_until = '-infinity'
 """
 
 NEXT_FENCE = "SELECT nextval('fence') AS fence"
-
-# Before each send: is it still ours, is it still wanted, and may anything be sent at all?
-MAY_SEND = """
-SELECT o.id, o.status = 'submitted' AND o.fence = x.fence AS ours, a.halted,
-       o.cancel_requested_at IS NOT NULL AS canceled,
-       clock_timestamp() > o.submitted_at + a.receive_window / 2 AS aged
-  FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) x (id, fence)
-  JOIN "order" o ON o.id = x.id JOIN account a ON a.id = o.account_id
-"""
-
-RESTAMP = """
-WITH locked AS (
-  SELECT o.id, a.receive_window FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) x (id, fence)
-    JOIN "order" o ON o.id = x.id AND o.fence = x.fence AND o.status = 'submitted'
-    JOIN account a ON a.id = o.account_id ORDER BY o.strategy_id, o.id FOR UPDATE OF o)
-UPDATE "order" o SET attempt = o.attempt + 1, submitted_at = t.now, receive_deadline = t.now + locked.receive_window,
-       absences = 0
-  FROM locked, (SELECT date_trunc('milliseconds', clock_timestamp()) AS now) t
- WHERE o.id = locked.id RETURNING o.id, o.submitted_at
-"""
 
 LOCK = """
 SELECT id, strategy_id, account_id, status::text, fence, venue_order_id FROM "order"
@@ -191,10 +172,6 @@ class Claimed:
     request: OrderRequest
 
 
-Obstacle = Literal["halted", "canceled", "fenced"]
-Ready = Claimed | Obstacle
-"""What may be sent; or why it may not: its account is halted, its cancel is requested, another trader has it."""
-
 Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied", "canceled"]
 
 
@@ -245,6 +222,7 @@ def _queued(row: Any) -> Queued:
         row.stake,
         row.stake_in_percent,
         row.expires_at,
+        row.time_in_force,
     )
     rules = Rules(
         symbol=row.symbol,
@@ -318,6 +296,7 @@ async def submit(connection: Connection, placements: Sequence[tuple[Queued, Plac
                 placement.price,
                 submitted_at[order.id],
                 order.receive_window,
+                order.intent.time_in_force,
             ),
         )
         for order, placement in placements
@@ -334,6 +313,7 @@ def request(
     price: Decimal | None,
     submitted_at: datetime,
     receive_window: timedelta,
+    time_in_force: TimeInForce,
 ) -> OrderRequest:
     """What goes over the wire, with numbers as short as they can be written."""
     return OrderRequest(
@@ -346,6 +326,7 @@ def request(
         short(price),
         submitted_at,
         receive_window,
+        time_in_force,
     )
 
 
@@ -361,38 +342,3 @@ async def lease_lanes(
     await connection.execute(
         LEASE_LANES, {"lanes": list(lanes), "busy": list(busy), "owner": owner, "fence": fence, "lease": lease}
     )
-
-
-async def ready_to_send(connection: Connection, claims: Sequence[Claimed]) -> dict[int, Ready]:
-    """By order id: the order as it may be sent now, or why not.
-
-    Orders that have waited for most of their receive window get a new time stamp first, durably.
-    """
-    rows = {row.id: row for row in await fetch_all(connection, MAY_SEND, _keys(claims))}
-    obstacles = {row.id: _obstacle(row) for row in rows.values()}
-    aged = [one for one in claims if obstacles[one.id] is None and rows[one.id].aged]
-    stamped = await restamp(connection, aged) if aged else {}
-    return {one.id: obstacles[one.id] or stamped.get(one.id, one) for one in claims}
-
-
-def _obstacle(row: Any) -> Obstacle | None:
-    if not row.ours:
-        return "fenced"
-    if row.canceled:
-        return "canceled"
-    return "halted" if row.halted else None
-
-
-async def restamp(connection: Connection, claims: Sequence[Claimed]) -> dict[int, Ready]:
-    """Begin another attempt of each: the request's time stamp is written down before it can be sent."""
-    stamps = {row.id: row.submitted_at for row in await fetch_all(connection, RESTAMP, _keys(claims))}
-    return {
-        one.id: replace(one, request=replace(one.request, submitted_at=stamps[one.id]))
-        if one.id in stamps
-        else "fenced"
-        for one in claims
-    }
-
-
-def _keys(claims: Sequence[Claimed]) -> dict[str, list[int]]:
-    return {"ids": [one.id for one in claims], "fences": [one.fence for one in claims]}

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import Any
 
-from trader import order
+from trader import gate, order
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import ExchangeError
 from trader.exchange.protocol import Exchange, OrderReport
@@ -43,7 +43,8 @@ UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_sin
        reason = coalesce(o.reason, 'the trader that sent it is gone')
   FROM due, market m, account a WHERE o.id = due.id AND m.id = o.market_id AND a.id = o.account_id
 RETURNING o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.sent_quantity,
-  o.sent_quote_quantity, o.sent_price, o.submitted_at, o.receive_deadline, o.absences, o.expires_at, o.fence, o.attempt,
+  o.sent_quote_quantity, o.sent_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.submitted_at,
+  o.receive_deadline, o.absences, o.expires_at, o.fence, o.attempt,
   o.in_doubt_since, a.receive_window, m.symbol
 """
 
@@ -148,10 +149,11 @@ async def _send_again(desk: Desk, row: Any) -> None:
         row.sent_price,
         row.submitted_at,
         row.receive_window,
+        row.time_in_force,
     )
     claimed = Claimed(row.id, row.strategy_id, row.account_id, row.fence, request)
     async with desk.pool.connection() as connection:
-        ready = (await order.restamp(connection, [claimed]))[claimed.id]
+        ready = (await gate.restamp(connection, [claimed]))[claimed.id]
     if isinstance(ready, str):
         return
     log.info("order %s: proved absent, sending it again", row.id)

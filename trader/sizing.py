@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import TypeVar
 
-from trader.exchange.protocol import FeeSide, OrderType, Side
+from trader.exchange.protocol import FeeSide, OrderType, Side, TimeInForce
 
 Known = TypeVar("Known")
 LEAST = Decimal("1e-18")
@@ -46,6 +46,7 @@ class Intent:
     stake: Decimal
     stake_in_percent: bool
     expires_at: datetime | None
+    time_in_force: TimeInForce = "GTC"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""Watching open orders: cancels are passed on, fills are fetched, orders that ended at the venue are closed here.
+"""Watching open orders: cancels are passed on, fills are fetched, orders that ended at the venue are closed here, and
+those that wait for a price are looked at (trigger.py).
 
 One trader watches an account at a time (a session advisory lock); the others stand by.
 """
@@ -12,6 +13,7 @@ from trader.errors import ExchangeError, Refused
 from trader.exchange.protocol import Exchange, OrderReport
 from trader.order import Outcome
 from trader.trader import Desk, settle_in_transaction
+from trader.trigger import look_at_waiting
 
 log = logging.getLogger("watch")
 
@@ -44,6 +46,7 @@ class Watch:
                 rows = await fetch_all(self._connection, OPEN, {"account": account_id})
                 with suppress(ExchangeError):
                     await self._look_at(exchange, rows)
+                await look_at_waiting(self._desk, account_id, exchange)
 
     async def _is_ours(self, account_id: int) -> bool:
         if (

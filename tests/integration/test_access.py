@@ -17,6 +17,10 @@ MAY_USER = [
     "INSERT INTO orders (strategy, type, asset, quantity) VALUES ('s', 'withdrawal', 'USDT', 5)",
     "INSERT INTO \"order\" (strategy_id, type, side, market_id, quantity) VALUES (1, 'market', 'buy', 1, 1)",
     "UPDATE orders SET cancel_requested_at = now() WHERE status = 'queued'",
+    'INSERT INTO "order" (strategy_id, type, side, market_id, limit_price, time_in_force, trigger_price, trigger_when)'
+    " VALUES (1, 'limit', 'buy', 1, 9, 'IOC', 9, 'rises')",
+    "INSERT INTO orders (strategy, type, side, market, after_id, parent_id)"
+    " SELECT 's', 'market', 'sell', 'sim:BTC/USDT', id, id FROM orders WHERE type = 'market'",
     "UPDATE \"order\" SET cancel_requested_at = now() WHERE status = 'queued'",
     "UPDATE account SET halted = true, halt_reason = 'lunch' WHERE name = 'main'",
     "UPDATE strategy SET enabled = false, stake = 10, stake_unit = '%', params = '{}', order_ttl = '1 h'",
@@ -28,6 +32,8 @@ MAY_NOT_USER = [
     "UPDATE \"order\" SET status = 'filled'",
     'UPDATE "order" SET quantity = 1',
     'DELETE FROM "order"',
+    'UPDATE "order" SET triggered_at = now()',
+    "INSERT INTO \"order\" (strategy_id, type, side, market_id, triggered_at) VALUES (1, 'market', 'buy', 1, now())",
     "INSERT INTO \"order\" (strategy_id, type, side, market_id, status) VALUES (1, 'market', 'buy', 1, 'queued')",
     "INSERT INTO \"order\" (strategy_id, type, side, market_id, account_id) VALUES (1, 'market', 'buy', 1, 2)",
     "INSERT INTO fill (order_id, traded_at, quantity, price, fee, trade_id, source)"

@@ -8,8 +8,8 @@ import psycopg
 
 from trader.db import Identity, Pool, connect, open_pool
 from trader.exchange.protocol import Exchange
-from trader.gate import Gate
-from trader.order import Claimed, Ready
+from trader.gate import Gate, Ready
+from trader.order import Claimed
 from trader.trader import Desk, claim
 
 SETUP = """

@@ -31,6 +31,9 @@ def insert(row: dict[str, Any]) -> tuple[str, list[Any]]:
         MARKET | {"side": "sell", "expires_at": "2030-01-01Z", "bucket_time": "2024-01-01Z"},
         LIMIT,
         LIMIT | {"quantity": None},
+        LIMIT | {"time_in_force": "PO"},
+        MARKET | {"trigger_price": "40000"},
+        LIMIT | {"trigger_price": "40000", "trigger_when": "falls", "time_in_force": "FOK"},
     ],
     ids=lambda row: "-".join(f"{key}={value}" for key, value in row.items() if key != "strategy"),
 )
@@ -45,7 +48,8 @@ def test_right_rows_pass(books: Books, row: dict[str, Any]) -> None:
             assert getattr(shown, name) == Decimal(value)
         elif isinstance(getattr(shown, name), str):
             assert getattr(shown, name) == value
-    assert shown.status == ("posted" if row["type"] == "deposit" else "queued")
+    first = "waiting" if "trigger_price" in row else "queued"
+    assert shown.status == ("posted" if row["type"] == "deposit" else first)
 
 
 AMOUNTS = {
@@ -69,6 +73,7 @@ def test_amounts_that_are_none(books: Books, value: str, why: str) -> None:
         (MARKET, "quote_quantity"),
         (LIMIT, "quantity"),
         (LIMIT, "limit_price"),
+        (MARKET, "trigger_price"),
     ]:
         statement, values = insert(row | {field: value})
         assert books.refused(statement, *values) == f"{field} is {value}: {why}"
@@ -121,10 +126,20 @@ SHAPES = [
         MARKET | {"quantity": "1", "quote_quantity": "1"},
         "give quantity or quote_quantity or neither, not both",
     ),
+    (DEPOSIT | {"trigger_price": "1"}, "a deposit names an asset and a quantity, and nothing else"),
+    (DEPOSIT | {"after_id": 1}, "a deposit names an asset and a quantity, and nothing else"),
+    (LIMIT | {"time_in_force": "GTD"}, 'unknown time_in_force "GTD": GTC, IOC, FOK or PO'),
+    (MARKET | {"time_in_force": "IOC"}, "time_in_force is IOC: only a limit order has one"),
+    (MARKET | {"trigger_when": "above", "trigger_price": "1"}, 'unknown trigger_when "above": rises or falls'),
+    (MARKET | {"trigger_when": "rises"}, "trigger_when is rises: it needs a trigger_price"),
+    (MARKET | {"after_id": 99}, "after_id is 99: there is no such order yet; it must be queued before"),
+    (MARKET | {"parent_id": 99}, "parent_id is 99: there is no such order yet; it must be queued before"),
+    (MARKET | {"after_id": 2}, "after_id is 2: there is no such order yet; it must be queued before"),
+    (MARKET | {"after_id": 1}, "after_id is 1: that is a deposit; it must be a market or limit order"),
     (
         MARKET | {"status": "filled"},
-        "give only strategy, type, side, market, asset, quantity, quote_quantity, limit_price, expires_at, "
-        "bucket_time: the rest is kept by Tallydesk",
+        "give only strategy, type, side, market, asset, quantity, quote_quantity, limit_price, time_in_force, "
+        "trigger_price, trigger_when, after_id, parent_id, expires_at, bucket_time: the rest is kept by Tallydesk",
     ),
     (
         MARKET | {"expires_at": "infinity"},
@@ -214,7 +229,8 @@ def test_an_order_is_born_empty(books: Books, column: str) -> None:
     )
     assert message == (
         "a new order starts as queued and empty: "
-        "give only strategy, type, market, side, quantities, limit_price, expires_at"
+        "give only strategy, type, market, side, quantities, limit_price, time_in_force, trigger_price, trigger_when, "
+        "after_id, parent_id, expires_at"
     )
 
 

@@ -7,10 +7,11 @@ import pytest
 from tests.plugins.books import Books
 
 STATUSES = (
-    *("queued", "submitted", "accepted", "partially_filled", "pending_cancel"),
+    *("waiting", "queued", "submitted", "accepted", "partially_filled", "pending_cancel"),
     *("filled", "canceled", "expired", "rejected", "denied", "posted"),
 )
 STEPS = {
+    "waiting": {"queued", "denied", "canceled", "expired"},
     "queued": {"submitted", "denied", "canceled"},
     "submitted": {"accepted", "partially_filled", "filled", "canceled", "expired", "rejected", "denied"},
     "accepted": {"partially_filled", "pending_cancel", "filled", "canceled", "expired", "rejected"},
@@ -36,6 +37,8 @@ def order_at(books: Books, status: str) -> int:
     """An order that has come to this status by steps that exist."""
     if status == "posted":
         return books.deposit(1)
+    if status == "waiting":
+        return books.queue(quantity="0.001", trigger_price=1)
     order = books.queue(quantity="0.001")
     for step in WAYS[status]:
         if step == "submitted":
@@ -90,6 +93,11 @@ FIXED = {
     "expires_at": "now()",
     "bucket_time": "'2024-01-01Z'",
     "client_order_id": "gen_random_uuid()",
+    "time_in_force": "'IOC'",
+    "trigger_price": "9",
+    "trigger_when": "'rises'",
+    "after_id": "1",
+    "parent_id": "1",
 }
 
 
@@ -154,9 +162,10 @@ def test_an_order_that_left_submitted_is_no_longer_in_doubt(books: Books) -> Non
 CANCEL = "UPDATE orders SET cancel_requested_at = now() WHERE id = %s"
 
 
-def test_canceling_a_queued_order_ends_it_at_once(books: Books) -> None:
+@pytest.mark.parametrize("status", ["waiting", "queued"])
+def test_canceling_an_order_that_was_not_sent_ends_it_at_once(books: Books, status: str) -> None:
     books.strategy(deposit=100)
-    order = books.queue()
+    order = order_at(books, status)
     books.execute(CANCEL, order)
     state = books.state(order)
     assert (state.status, state.reason) == ("canceled", "canceled before it was sent")

@@ -152,6 +152,10 @@ class Desk:
         cursor = self.sql.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
 
+    def second_session(self) -> psycopg.Connection[Any]:
+        """For what must be held open beside the desk's own statements. To be closed."""
+        return psycopg.connect(self.url, autocommit=True)
+
     def value(self, statement: str, *parameters: Any) -> Any:
         return self.execute(statement, *parameters)[0][0]
 

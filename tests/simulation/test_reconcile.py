@@ -61,7 +61,7 @@ def sound(desk: Desk) -> None:
     assert {row.code: row.total for row in rows if row.total} == at_venue
 
 
-def test_35_money_that_comes_in_without_a_row_is_unallocated(desk: Desk) -> None:
+def test_s35_money_that_comes_in_without_a_row_is_unallocated(desk: Desk) -> None:
     before = desk.execute("SELECT * FROM allowance")
     desk.venue.credit("USDT", "250")
     code, output = reconcile(desk)
@@ -74,7 +74,7 @@ def test_35_money_that_comes_in_without_a_row_is_unallocated(desk: Desk) -> None
     assert (view(desk).unallocated, view(desk).strategies) == (900, 350)
 
 
-def test_36_a_human_trades_on_the_same_account_and_is_left_alone(desk: Desk, human: Any) -> None:
+def test_s36_a_human_trades_on_the_same_account_and_is_left_alone(desk: Desk, human: Any) -> None:
     resting = human.create_order(SYMBOL, "limit", "buy", 0.001, 30000)["id"]
     paid = Decimal(str(human.create_order(SYMBOL, "market", "buy", 0.002)["cost"]))
     trader = desk.trader()
@@ -121,7 +121,7 @@ def test_36_a_human_trades_on_the_same_account_and_is_left_alone(desk: Desk, hum
         ("-100", 1, "halted", ["critical large difference"]),
     ],
 )
-def test_37_a_loss_is_tolerated_put_in_suspense_or_halts(
+def test_s37_a_loss_is_tolerated_put_in_suspense_or_halts(
     desk: Desk, quantity: str, exit_code: int, verdict: str, raised: list[str]
 ) -> None:
     desk.deposit("s", 900)
@@ -142,7 +142,7 @@ def test_37_a_loss_is_tolerated_put_in_suspense_or_halts(
         sound(desk)
 
 
-def test_38_balances_read_while_a_fill_is_in_flight_raise_no_alarm(desk: Desk) -> None:
+def test_s38_balances_read_while_a_fill_is_in_flight_raise_no_alarm(desk: Desk) -> None:
     desk.venue.fault("delay_answer", seconds=9)
     order = desk.order("s", quote_quantity="60")
     desk.trader()
@@ -199,7 +199,7 @@ def restore(desk: Desk, text: str) -> None:
     desk.sql = psycopg.connect(desk.url, autocommit=True, row_factory=namedtuple_row)
 
 
-def test_49_an_older_database_gets_the_missing_fills_from_the_venue(desk: Desk) -> None:
+def test_s49_an_older_database_gets_the_missing_fills_from_the_venue(desk: Desk) -> None:
     """An order that the older database knows is ours again; one that it does not know can only be external."""
     trader = desk.trader()
     known = desk.order("s", type="limit", quantity="0.001", limit_price="40000")
@@ -223,7 +223,7 @@ def test_49_an_older_database_gets_the_missing_fills_from_the_venue(desk: Desk) 
     sound(desk)
 
 
-def test_49_an_order_that_an_older_database_would_send_again_halts_the_account(desk: Desk) -> None:
+def test_s49_an_order_that_an_older_database_would_send_again_halts_the_account(desk: Desk) -> None:
     order = desk.order("s", quote_quantity="20")
     older = dump(desk)
     trader = desk.trader()

@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 Side = Literal["buy", "sell"]
 OrderType = Literal["market", "limit"]
+TimeInForce = Literal["GTC", "IOC", "FOK", "PO"]
+"""Rests until canceled; trades at once or expires; all at once or nothing; post-only: refused if it would not rest."""
 VenueStatus = Literal["accepted", "partially_filled", "filled", "canceled", "expired", "rejected"]
 FeeSide = Literal["get", "give", "base", "quote", "other"]
 
@@ -84,6 +86,8 @@ class OrderRequest:
     limit_price: Decimal | None
     submitted_at: datetime
     receive_window: timedelta
+    time_in_force: TimeInForce = "GTC"
+    """Anything but GTC is a limit order's only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def arguments(client: Any, venue: Venue, request: OrderRequest) -> tuple[str | N
         raise Refused("exactly one of quantity and quote_quantity must be set")
     if (request.type == "limit") != (request.limit_price is not None):
         raise Refused(f"a {request.type} order with limit_price {request.limit_price}: only limit orders have one")
-    params = _signing(venue, request) | {"clientOrderId": request.client_order_id}
+    params = _signing(venue, request) | {"clientOrderId": request.client_order_id} | _time_in_force(request)
     price = None
     if request.limit_price is not None:
         price = _exact("limit_price", request.symbol, request.limit_price, client.price_to_precision)
@@ -36,6 +36,14 @@ def arguments(client: Any, venue: Venue, request: OrderRequest) -> tuple[str | N
     if request.quote_quantity is not None:
         params["cost"] = _spend(client, venue, request, request.quote_quantity)
     return None if venue.cost_alone else params["cost"], price, params
+
+
+def _time_in_force(request: OrderRequest) -> dict[str, Any]:
+    if request.time_in_force == "GTC":
+        return {}  # what a venue does unasked
+    if request.type != "limit":
+        raise Refused(f"time_in_force {request.time_in_force}: only a limit order has one")
+    return {"postOnly": True} if request.time_in_force == "PO" else {"timeInForce": request.time_in_force}
 
 
 def _signing(venue: Venue, request: OrderRequest) -> dict[str, Any]:
