@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trader.strategy import evaluate, load
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = ("operations.md", "strategies.md")
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -96,10 +98,10 @@ def test_every_statement_of_the_tables_is_accepted(desk: Desk) -> None:
     psql(desk, *(f"select * from {view};" for view in views))
 
 
-def commands() -> Iterator[list[str]]:
-    """The arguments of every `scripts/tallydesk ...` in the README, in its blocks and in its text."""
-    blocks = [code.replace("\\\n", " ") for kind, code in CODE.findall(README) if kind == "sh"]
-    inline = re.findall(r"`(scripts/tallydesk [^`]*)`", CODE.sub("", README))
+def commands(text: str) -> Iterator[list[str]]:
+    """The arguments of every `scripts/tallydesk ...` of a page, in its blocks and in its text."""
+    blocks = [code.replace("\\\n", " ") for kind, code in CODE.findall(text) if kind == "sh"]
+    inline = re.findall(r"`(scripts/tallydesk [^`]*)`", CODE.sub("", text))
     for line in "\n".join([*blocks, *inline]).splitlines():
         before, found, arguments = line.partition("scripts/tallydesk")
         if found and "#" not in before:
@@ -119,7 +121,7 @@ def parse(arguments: list[str]) -> None:
 
 
 def test_every_command_exists_and_takes_what_it_is_given() -> None:
-    found = list(commands())
+    found = list(commands(README))
     assert {"psql", "migrate", "up", "account", "feed", "strategy", "watchdog", "status", "doctor"} <= {
         arguments[0] for arguments in found
     }
@@ -129,9 +131,29 @@ def test_every_command_exists_and_takes_what_it_is_given() -> None:
         assert os.access(ROOT / script, os.X_OK), script
 
 
+def test_every_command_of_the_other_pages_exists() -> None:
+    operations, strategies = (list(commands((ROOT / "docs" / name).read_text())) for name in PAGES)
+    assert {"simulator", "account", "up", "stop", "reconcile", "db", "watchdog", "migrate", "psql"} <= {
+        arguments[0] for arguments in operations
+    }
+    assert ["strategy", "list"] in strategies
+    for arguments in (*operations, *strategies):
+        parse(arguments)
+
+
+def test_every_statement_of_running_it_is_accepted(desk: Desk) -> None:
+    """Those that stand after `psql -c`; the deposit needs the page's own strategy."""
+    arguments = [one for one in commands((ROOT / "docs" / PAGES[0]).read_text()) if one[0] == "psql"]
+    found = [text for one in arguments for option, text in pairwise(one) if option == "-c"]
+    assert len(found) >= 6
+    [block] = [code for kind, code in CODE.findall((ROOT / "docs" / PAGES[0]).read_text()) if kind == "sql"]
+    found += statements_of(block)
+    psql(desk, *(one.replace("'sma'", "'momentum'") for one in found if not one.startswith("create role")))
+
+
 def test_every_link_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert "docs/architecture.md" in links
+    assert {"docs/architecture.md", "docs/operations.md"} <= set(links)
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert missing == []
 

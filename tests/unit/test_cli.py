@@ -82,8 +82,9 @@ def test_a_database_that_does_not_answer_ends_with_one_sentence(tmp_path: Path, 
     assert "hush" not in done.stderr
 
 
-def test_commands_that_only_look_make_no_database(tmp_path: Path) -> None:
-    done = run("status", TALLYDESK_HOME=str(tmp_path / "home"))
+@pytest.mark.parametrize("arguments", [["status"], ["stop"], ["strategy", "list"]])
+def test_commands_that_only_look_make_no_database(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(*arguments, TALLYDESK_HOME=str(tmp_path / "home"))
     assert (done.returncode, done.stdout) == (1, "")
     assert "there is no database in" in done.stderr
     assert "tallydesk migrate" in done.stderr

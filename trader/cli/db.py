@@ -57,7 +57,8 @@ def status() -> None:
         return
     server = server_of(settings)
     running = server.running
-    print(f"embedded PostgreSQL {'runs' if running else 'does not run'}\ndata  {server.data}\nlog   {server.log}")
+    print(f"embedded PostgreSQL {'runs' if running else 'does not run'}")
+    print(f"data      {server.data}\nlog       {server.log}\nprograms  {server.programs}")
     if not running:
         raise typer.Exit(3)
-    print(f"url   {server.url()}")
+    print(f"url       {server.url()}")

@@ -63,9 +63,9 @@ def doctor() -> None:
     ill = 0
     for finding in examine(config.load()):
         ill += finding.well is False
-        console.print(f"{MARKS[finding.well]} {escape(finding.text)}")
+        console.print(f"{MARKS[finding.well]} {escape(finding.text)}", soft_wrap=True)
         if finding.well is False:
-            console.print(f"     [bold]{escape(finding.remedy)}[/bold]")
+            console.print(f"     [bold]{escape(finding.remedy)}[/bold]", soft_wrap=True)  # to be copied
     raise typer.Exit(1 if ill else 0)
 
 
@@ -144,7 +144,11 @@ def _migrated(settings: Settings) -> Finding:
     from trader.migrate import current, head
 
     now, wanted = current(database_url(settings)), head()
-    return Finding(now == wanted, f"the schema is at {now}", f"Run: tallydesk migrate (the newest is {wanted})")
+    return Finding(
+        now == wanted,
+        f"the schema is at {now or 'nothing: it was never migrated'}",
+        f"Run: tallydesk migrate (the newest is {wanted})",
+    )
 
 
 def _accounts(settings: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:

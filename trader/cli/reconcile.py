@@ -39,7 +39,7 @@ async def _all(name: str | None) -> bool:
     from rich.console import Console
 
     from trader.account import load_accounts
-    from trader.cli._screen import table
+    from trader.cli._screen import Rows
     from trader.db import fetch_all
 
     console = Console()
@@ -50,7 +50,7 @@ async def _all(name: str | None) -> bool:
         agreed = [await _one(ours, one, console) for one in accounts]
         rows = await fetch_all(ours.connection, VIEW, [[one.name for one in accounts]])
     if rows:
-        console.print(table("reconciliation", rows[0]._fields, rows))
+        console.print(Rows("reconciliation", rows[0]._fields, rows))
     return all(agreed)
 
 

@@ -24,9 +24,9 @@ def stop() -> None:
     """
     import psycopg
 
-    from trader.embedded import database_url
+    from trader.embedded import existing_url
 
-    url = database_url(config.load())
+    url = existing_url(config.load())
     with psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="stop") as connection:
         asked = sorted(name for (name,) in connection.execute(ASK).fetchall())
         print(f"asked to stop: {', '.join(asked)}" if asked else "nothing is running")
