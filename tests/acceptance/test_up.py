@@ -10,6 +10,7 @@ import pytest
 
 from tests.acceptance._installation import COMMAND, ROOT, Installation, lines_of, wait_until
 
+ALIVE = {"ok   scheduler is running", "ok   trader-1 is running"}
 ROLES = ("scheduler", "worker-1", "trader-1")
 SLOW = {"ccxt", "pandas", "numpy", "procrastinate", "sqlalchemy", "alembic", "aiohttp", "talib"}
 
@@ -59,7 +60,7 @@ def test_stop_ends_the_desk_and_the_up_that_runs_it(installation: Installation) 
     up = installation.start("up", TALLYDESK_ROLES="scheduler trader")
     for name in ("scheduler", "trader-1"):
         next(line for line in lines_of(up) if line.endswith(f"{name} started\n"))
-        wait_until(lambda name=name: f"ok   {name} is running" in installation.run("doctor").stdout, 30, lambda: name)
+    wait_until(lambda: set(installation.run("doctor").stdout.splitlines()) >= ALIVE, 30, lambda: "not alive")
 
     assert "all stopped" in installation.do("stop")
     output = lines_of(up)
