@@ -230,7 +230,7 @@ def test_s25_the_venue_says_duplicate_client_id(desk: Desk) -> None:
     [
         ("UPDATE \"order\" SET status = 'filled' WHERE id = {0}", "only a trader moves it on"),
         ('UPDATE "order" SET quantity = 5 WHERE id = {0}', "what was asked is fixed once queued"),
-        ('UPDATE "order" SET fence = 1 WHERE id = {0}', "only a trader moves it on"),
+        ('UPDATE "order" SET fence = fence + 1 WHERE id = {0}', "only a trader moves it on"),
         ('DELETE FROM "order" WHERE id = {0}', "orders are kept"),
         ("UPDATE orders SET status = 'canceled' WHERE id = {0}", "status cannot be changed"),
         ("DELETE FROM orders WHERE id = {0}", "orders are kept"),

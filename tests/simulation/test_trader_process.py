@@ -8,6 +8,9 @@ import pytest
 from tests.plugins.desk import Desk
 
 MakeDesk = Callable[..., Desk]
+# Other tests' traders live on the same server.
+ALL_SESSIONS = """SELECT count(*) >= 4 FROM pg_stat_activity
+  WHERE application_name = 'trader-1' AND datname = current_database()"""
 END_SESSIONS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
   WHERE application_name = 'trader-1' AND datname = current_database()"""
 
@@ -32,7 +35,7 @@ def test_told_to_stop_it_finishes_what_is_in_flight(desk: Desk) -> None:
 
 def test_losing_its_session_it_ends_with_one_sentence(desk: Desk) -> None:
     trader = desk.trader()
-    desk.wait_for("SELECT count(*) >= 4 FROM pg_stat_activity WHERE application_name = 'trader-1'")  # all it works with
+    desk.wait_for(ALL_SESSIONS)
     desk.execute(END_SESSIONS)
 
     assert trader.wait() == 1
