@@ -10,7 +10,7 @@ import ccxt
 import psycopg
 
 from tests.plugins.desk import MARKET, kill_postgresql
-from tests.simulation.chaos_world import FAR_BELOW, STRATEGIES, SYMBOL, World
+from tests.simulation.chaos_world import FAR_ABOVE, STRATEGIES, SYMBOL, World
 
 OPEN = "('accepted', 'partially_filled', 'pending_cancel')"
 HTTP_FAULTS: list[dict[str, Any]] = [
@@ -146,7 +146,7 @@ def human_trades(world: World) -> None:
         if act < 0.5:
             world.humans_order("market", dice.choice(("buy", "sell")), 0.0004)
         elif act < 0.8:
-            world.humans_order("limit", "buy", 0.001, FAR_BELOW + dice.randrange(100))
+            world.humans_order("limit", "sell", 0.001, FAR_ABOVE + dice.randrange(100))
         elif len(world.humans_open) > 1:
             name = dice.choice(sorted(world.humans_open - {world.resting}))
             world.humans_open.discard(name)  # whatever the answer

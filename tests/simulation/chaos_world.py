@@ -26,8 +26,8 @@ STRATEGIES = 6
 DEPOSIT = 500
 ROLES = ("trader-1", "trader-2", "worker-1", "scheduler")
 SYMBOL = "BTC/USDT"
-FAR_BELOW = 20_000
-"""A price that this market never comes to: what rests there, stays."""
+FAR_ABOVE = 200_000
+"""A price that this market never comes to, not even when the venue has just been started again."""
 READY = "SELECT count(*) = 4 AS ready FROM role_status WHERE alive"
 
 
@@ -69,7 +69,7 @@ class World:
         self.human.load_markets()
         self.humans_open: set[str] = set()
         """The names of his orders, as far as he has not canceled them himself."""
-        self.resting = self.humans_order("limit", "buy", 0.001, FAR_BELOW)
+        self.resting = self.humans_order("limit", "sell", 0.001, FAR_ABOVE)
 
     def humans_order(self, kind: str, side: str, quantity: float, price: float | None = None) -> str:
         """An order by hand, with the account's own keys; his name for it. Raises ccxt.BaseError."""
