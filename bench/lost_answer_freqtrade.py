@@ -43,19 +43,19 @@ class Result:
     @property
     def verdict(self) -> str:
         """One sentence."""
-        words = f"holds {self.cost:.2f} of {WANTED} wanted, knows of {self.believed:.2f}"
+        words = f"it knows of {self.believed:.2f}"
         return f"{words}; {self.process}" if self.process else words
 
 
 def version(venv: Path) -> str:
-    """Which freqtrade a virtual environment has; AssertionError if it has none."""
+    """Which freqtrade a virtual environment has; ValueError if it has none."""
     python = venv / "bin" / "python"
     if not python.exists():
-        raise AssertionError(f"--freqtrade is {venv}: it must be a virtual environment, with bin/python in it")
+        raise ValueError(f"--freqtrade is {venv}: it must be a virtual environment, with bin/python in it")
     told = [str(python), "-c", VERSIONS]
     done = subprocess.run(told, capture_output=True, text=True, check=False, env=clean_environment())
     if done.returncode:
-        raise AssertionError(f"--freqtrade is {venv}: freqtrade cannot be imported there: {done.stderr.strip()[-300:]}")
+        raise ValueError(f"--freqtrade is {venv}: freqtrade cannot be imported there: {done.stderr.strip()[-300:]}")
     return done.stdout.strip()
 
 
@@ -66,6 +66,8 @@ def measure(row: Row, venv: Path, home: Path, watched: float) -> Result:
         bot = _start(venv, home)
         try:
             until(lambda: orders(venue) or bot.ended is not None, "the venue has an order", bot.log)
+            if not orders(venue):
+                raise AssertionError(f"freqtrade ended before its first order\n{bot.log.read_text()[-3000:]}")
             if row.killed:
                 bot.kill()
                 if known := _known(home, venue):

@@ -1,5 +1,6 @@
 """Tallydesk under one of the scoreboard's faults: a real trader process, a database, a simulated venue."""
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -36,7 +37,6 @@ class Result:
     at_venue: int
     known: int
     status: str
-    filled: Decimal
     cost: Decimal
     """USDT that the venue took in all."""
     used: Decimal
@@ -50,7 +50,7 @@ class Result:
     def verdict(self) -> str:
         """One sentence; it is GOOD, or says what differs."""
         words = [f"{self.at_venue} order{'' if self.at_venue == 1 else 's'}"]
-        words += ["known" if self.known == self.at_venue else f"{self.known} known", self.status]
+        words += ["known" if self.known == self.at_venue > 0 else f"{self.known} known", self.status]
         return ", ".join([*words, self._allowance(), *self.wrong])
 
     def _allowance(self) -> str:
@@ -73,7 +73,8 @@ def measure(row: Row, url: str, home: Path, watched: float) -> Result:
                 if (before := _one(sql, STATE, order)).status != "submitted":
                     raise AssertionError(f"killed too late, this row measures nothing: the order is {before.status}")
                 trader = _trader(url, home)
-            until(lambda: _one(sql, STATE, order).status in ENDED, f"order {order} has ended", trader.log)
+            with contextlib.suppress(TimeoutError):  # an order that does not end is a result, too
+                until(lambda: _one(sql, STATE, order).status in ENDED, f"order {order} has ended", trader.log)
             quiet(lambda: (len(orders(venue)), _one(sql, STATE, order)), watched, trader.log)
             return _result(sql, venue, order)
         finally:
@@ -101,7 +102,6 @@ def _result(sql: "psycopg.Connection[Any]", venue: Venue, order: int) -> Result:
         at_venue=len(at_venue),
         known=sum((one["client_order_id"], str(one["id"]), Decimal(one["filled"])) in ours for one in at_venue),
         status=state.status,
-        filled=state.filled_quantity,
         cost=spent(venue),
         used=FUNDS - usdt.total,
         held=usdt.held,

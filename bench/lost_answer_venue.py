@@ -53,6 +53,7 @@ ROWS = {
     "503": Row("done, but answers HTTP 503", (_fault("status", status=503, act=True),)),
     "garbage": Row("done, answers 200 with garbage", (_fault("garbage"),)),
 }
+CONTROL = {"control": Row("no fault, for comparison", ())}
 
 
 class Process:
@@ -106,11 +107,11 @@ def spent(venue: Venue) -> Decimal:
 
 
 def until(condition: Callable[[], Found], what: str, log: Path, patience: float = PATIENCE) -> Found:
-    """Wait until it is true and give it; AssertionError with the end of the log if it never is."""
+    """Wait until it is true and give it; TimeoutError with the end of the log if it never is."""
     deadline = time.monotonic() + patience
     while not (found := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {patience:.0f} s\n{log.read_text()[-3000:]}")
+            raise TimeoutError(f"{what}: not within {patience:.0f} s\n{log.read_text()[-3000:]}")
         time.sleep(LOOK)
     return found
 
