@@ -91,6 +91,7 @@ def _config(venue: Venue, home: Path) -> dict[str, Any]:
         "stake_currency": "USDT",
         "stake_amount": float(WANTED),
         "available_capital": float(FUNDS),
+        "unfilledtimeout": {"entry": 10, "exit": 10, "unit": "minutes"},  # as in the file that its new-config writes
         "entry_pricing": pricing,
         "exit_pricing": pricing,
         "exchange": exchange | {"ccxt_config": venue.options()},
