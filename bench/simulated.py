@@ -50,11 +50,12 @@ class Venue:
 
 
 @contextlib.contextmanager
-def simulator() -> Iterator[Venue]:
-    """Start one with plenty of money and a pinned price; stop it in the end."""
+def simulator(*arguments: str) -> Iterator[Venue]:
+    """Start one with plenty of money and a pinned price; stop it in the end. Arguments go to its command line."""
     with tempfile.TemporaryDirectory(prefix="bench-venue-") as state:
         command = [sys.executable, "-m", "trader.simulator", "--port", "0", "--state", f"{state}/venue.sqlite"]
         command += ["--key", KEY, "--secret", SECRET, "--balance", "USDT=1000000000", "--book-quote", "1000000"]
+        command += arguments
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)
         try:
