@@ -282,13 +282,17 @@ class LiveExchange:
         """Kraken: the order names its trades; they are asked for by id."""
         call = Call()
         await self._call("read", lambda: self._client.fetch_order(order_id, symbol), call)
-        ids = rows_at(call.answer, ("result", order_id), dict).get("trades") or []
+        info = rows_at(call.answer, ("result", order_id), dict)
+        ids = info.get("trades") or []
+        found: list[dict[str, Any]] = []
         for first in range(0, len(ids), _KRAKEN_BATCH):
             batch = ids[first : first + _KRAKEN_BATCH]
             rows = await self._order_trades(symbol, order_id, {"trades": batch})
             if {row.get("id") for row in rows} != set(batch):
                 raise Unknown(f"asked for the trades {batch}, {len(rows)} came")
-            yield rows
+            found += rows
+        convert.require_all_trades(info, found)
+        yield found
 
     async def _called_fills(self, symbol: str, order_id: str) -> AsyncIterator[list[dict[str, Any]]]:
         yield await self._order_trades(symbol, order_id, {})

@@ -1,6 +1,7 @@
 """How each venue is asked: what differs between them and cannot be read out of ccxt. Data only."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 
 Find = Literal["by_client_id", "open_then_closed", "weak"]
@@ -26,6 +27,10 @@ class Venue:
     """Executions per page."""
     pin: Pin = "none"
     """How a request carries submitted_at: in its parameters, as the signing clock, as a deadline, or not at all."""
+    window_min: timedelta = timedelta(0)
+    """The shortest receive window with which a request still reaches the venue in time to be taken."""
+    create_params: dict[str, Any] = field(default_factory=dict)
+    """What every new order says besides."""
     cost_precision: Literal["cost", "price"] = "cost"
     """Which step ccxt cuts the amount of a quote-sized buy to."""
     cost_alone: bool = False
@@ -67,6 +72,10 @@ _KRAKEN = Venue(
     order_fills="trade_ids",
     page=50,
     pin="deadline",
+    # It wants its deadline two seconds ahead at least; a request is sent with half of its window left at the worst.
+    window_min=timedelta(seconds=5),
+    # A sell's fee is taken in base unless told otherwise, and ccxt calls every fee of Kraken one in quote.
+    create_params={"oflags": "fciq"},
     cost_alone=True,
     secret_is_base64=True,
     shapes={
