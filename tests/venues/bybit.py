@@ -52,7 +52,12 @@ class Bybit(ScriptedVenue):
         """Nothing is in the history yet."""
 
     def options(self) -> dict[str, Any]:
-        return {"urls": {"api": {"public": self.url, "private": self.url}}, "enableRateLimit": False, "timeout": 3000}
+        return {
+            "urls": {"api": {"public": self.url, "private": self.url}},
+            "options": {"fetchMarkets": {"types": ["spot"]}},
+            "enableRateLimit": False,
+            "timeout": 3000,
+        }
 
     def refusal(self, error: Any) -> Answer:
         code, text = error
@@ -68,6 +73,7 @@ class Bybit(ScriptedVenue):
             "/v5/market/time": lambda: {"timeSecond": str(int(self.now()))},
             "/v5/user/query-api": lambda: {"id": "1", "unified": 0, "uta": 1, "permissions": {"Spot": ["SpotTrade"]}},
             "/v5/account/info": lambda: {"unifiedMarginStatus": 6, "marginMode": "REGULAR_MARGIN"},
+            "/v5/asset/coin/query-info": lambda: {"rows": []},
             "/v5/account/wallet-balance": self._balances,
             "/v5/order/create": lambda: self._create(request.fields),
             "/v5/order/cancel": lambda: self._cancel(request.fields),

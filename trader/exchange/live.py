@@ -147,6 +147,7 @@ class LiveExchange:
         self._client = client
         self._venue = venue
         self._credentials = credentials
+        self._is_prepared = venue.prepare is None
         self.ccxt_id = ccxt_id
         self.pins_submitted_at = venue.pin != "none"
         """True if the venue itself refuses a request after submitted_at + receive_window, so that "not found"
@@ -305,14 +306,18 @@ class LiveExchange:
         await self._client.close()
 
     async def _ready(self, *, placing: bool = False) -> None:
-        """Load the markets once. Before an order, failing here means that nothing was placed."""
-        if self._client.markets:
+        """Read once what orders need. Before an order, failing here means that nothing was placed."""
+        if self._client.markets and (self._is_prepared or not placing):
             return
         try:
-            await self._call("read", self._client.load_markets)
+            if not self._client.markets:
+                await self._call("read", self._client.load_markets)
+            if placing and self._venue.prepare and not self._is_prepared:
+                await self._call("read", getattr(self._client, self._venue.prepare))
+                self._is_prepared = True
             failure: ExchangeError | None = None
         except Unknown as error:
-            failure = Retry(f"the markets could not be read: {error}") if placing else error
+            failure = Retry(f"markets and account could not be read: {error}") if placing else error
         if failure is not None:
             raise failure
 

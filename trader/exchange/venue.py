@@ -29,6 +29,8 @@ class Venue:
     """How a request carries submitted_at: in its parameters, as the signing clock, as a deadline, or not at all."""
     window_min: timedelta = timedelta(0)
     """The shortest receive window with which a request still reaches the venue in time to be taken."""
+    prepare: str | None = None
+    """What ccxt asks unasked before its first order: asked by us beforehand, so that its failure leaves no doubt."""
     create_params: dict[str, Any] = field(default_factory=dict)
     """What every new order says besides."""
     cost_precision: Literal["cost", "price"] = "cost"
@@ -96,6 +98,7 @@ _BYBIT = Venue(
     order_fills="filter",
     page=100,
     pin="clock",
+    prepare="is_unified_enabled",
     cost_alone=True,
     defaults={"fetchMarkets": {"types": ["spot"]}},
     skip_currencies=True,
