@@ -12,9 +12,9 @@ from trader.exchange.live import connect
 
 MakeDesk = Callable[..., VenueDesk]
 ENDED = ("filled", "canceled", "expired", "rejected", "denied")
-PAST_DEADLINE = """
-UPDATE "order" SET submitted_at = submitted_at - interval '1 h', receive_deadline = receive_deadline - interval '1 h',
-       in_doubt_since = in_doubt_since - interval '1 h', next_look_at = clock_timestamp()
+TIME_PASSES = """
+UPDATE "order" SET submitted_at = submitted_at - %s::interval, receive_deadline = receive_deadline - %s::interval,
+       in_doubt_since = in_doubt_since - %s::interval, next_look_at = clock_timestamp()
  WHERE status = 'submitted'
 """
 
@@ -30,7 +30,7 @@ def test_a_venue_that_nobody_has_tried_proves_no_absence(make_venue_desk: MakeDe
     order = desk.buy(quote_quantity="60")
     desk.wait_for("SELECT EXISTS (SELECT FROM order_in_doubt WHERE reason LIKE '%%no proof of absence%%')")
     for _look in range(3):
-        desk.as_trader(PAST_DEADLINE)
+        desk.as_trader(TIME_PASSES, *["1 h"] * 3)
         desk.wait_for('SELECT next_look_at > clock_timestamp() FROM "order" WHERE id = %s', order)
         desk.wait_for("SELECT reason LIKE '%%no proof of absence%%' FROM order_in_doubt")
     state = desk.execute('SELECT status::text, absences, attempt FROM "order" WHERE id = %s', order)[0]
@@ -38,6 +38,24 @@ def test_a_venue_that_nobody_has_tried_proves_no_absence(make_venue_desk: MakeDe
     assert desk.held() == 60
     assert len(desk.venue.creates()) == 1
     assert trader.is_alive()
+    assert desk.execute("SELECT * FROM invariant_violation") == []
+
+
+def test_what_bybit_may_have_forgotten_is_not_absent(make_venue_desk: MakeDesk) -> None:
+    """An order that ended without a fill is gone from its lists after a day: two days later nothing is proved."""
+    desk = make_venue_desk("bybit")
+    desk.venue.lose_requests()
+    first = desk.start()
+    order = desk.buy(quote_quantity="60")
+    desk.wait_for("SELECT EXISTS (SELECT FROM order_in_doubt WHERE reason LIKE '%%not found yet%%')")
+    first.kill()
+    desk.as_trader(TIME_PASSES, *["2 d"] * 3)
+    desk.start()
+    desk.wait_for("SELECT EXISTS (SELECT FROM order_in_doubt WHERE reason LIKE '%%remembers orders for%%')")
+    state = desk.execute('SELECT status::text, absences, attempt FROM "order" WHERE id = %s', order)[0]
+    assert state == ("submitted", 0, 1)
+    assert desk.held() == 60
+    assert len(desk.venue.creates()) == 1
     assert desk.execute("SELECT * FROM invariant_violation") == []
 
 

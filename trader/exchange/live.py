@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import ccxt.async_support as ccxt
 
-from trader.clock import to_milliseconds
+from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import ConfigError, ExchangeError, Refused, Retry, Unknown
 from trader.exchange import convert
 from trader.exchange.credentials import Credentials, refuse_secrets, scrub
@@ -198,11 +198,18 @@ class LiveExchange:
         fills = tuple(replace(fill, liquidity=fill.liquidity or "taker") for fill in report.fills)
         return replace(report, fills=fills)
 
-    async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+    async def find(self, symbol: str, client_order_id: str, *, since: datetime | None = None) -> OrderReport | None:
         await self._ready()
-        if self._venue.find == "by_client_id":
-            return await self._find_one(symbol, client_order_id)
-        return await self._find_listed(symbol, client_order_id)
+        look = self._find_one if self._venue.find == "by_client_id" else self._find_listed
+        report = await look(symbol, client_order_id)
+        if report is None and since is not None:
+            self._require_remembered(since)
+        return report
+
+    def _require_remembered(self, since: datetime) -> None:
+        kept = self._venue.remembers
+        if kept is not None and from_milliseconds(self._client.milliseconds()) - since > kept:
+            raise Unknown(f"not found, and {self.ccxt_id} remembers orders for {kept} only: that proves nothing")
 
     async def _find_one(self, symbol: str, client_order_id: str) -> OrderReport | None:
         call = Call()

@@ -19,6 +19,8 @@ class Venue:
     """`weak`: its lists may be short or late, so an order that is not in them is not proven absent."""
     find_id: str = "clientOrderId"
     """The parameter that filters its order lists by our id."""
+    remembers: timedelta | None = None
+    """For how long it surely finds an order that ended without a fill; None: no such limit is known."""
     closed_call: str = "fetch_closed_orders"
     paging: Paging = "since"
     order_fills: OrderFills = "call"
@@ -51,6 +53,7 @@ class Venue:
 _BINANCE = Venue(
     find="by_client_id",
     find_id="origClientOrderId",
+    remembers=timedelta(days=89),  # "archived" after 90
     paging="from_id",
     order_fills="filter",
     page=1000,
@@ -93,6 +96,7 @@ _ROWS: Shape = (("result", "list"), list)
 _BYBIT = Venue(
     find="open_then_closed",
     find_id="orderLinkId",
+    remembers=timedelta(hours=23),  # canceled and rejected ones: 24 hours; filled ones: 7 days unless asked by time
     closed_call="fetch_canceled_and_closed_orders",
     paging="cursor",
     order_fills="filter",
