@@ -35,6 +35,7 @@ class VenueDesk(Desk):
 
     def __init__(self, url: str, venue: Any, settings: Settings) -> None:
         self.url = url
+        self.home = settings.home
         self.venue = venue
         self.settings = settings
         self.processes: list[Process] = []
@@ -78,7 +79,7 @@ class VenueDesk(Desk):
 
     def wait_until_filled_at_venue(self) -> None:
         """The simulator matches what rests at its next tick."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not any(Decimal(one["filled"]) > 0 for one in self.venue.orders()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -92,6 +93,9 @@ class VenueDesk(Desk):
     def close(self) -> None:
         for trader in self.traders:
             trader.kill()
+        for process in self.processes:
+            if process.alive:
+                process.kill()
         self.sql.close()
 
 

@@ -101,6 +101,10 @@ class ScriptedVenue:
         """The connection closes before anything is done."""
         self._add(Fault(kind, "drop", act=False), times)
 
+    def hang(self, kind: str = "create") -> None:
+        """It does what was asked and does not answer."""
+        self._add(Fault(kind, "hang", act=True), 1)
+
     def truncate(self, kind: str = "create") -> None:
         """It does what was asked, and half of the answer arrives."""
         self._add(Fault(kind, "truncate", act=True), 1)
@@ -199,6 +203,8 @@ class ScriptedVenue:
         if fault.answer is not None:
             return _response(fault.answer)
         assert raw.transport is not None
+        if fault.how == "hang":
+            await asyncio.Event().wait()  # until the server stops
         if fault.how == "drop":
             raw.transport.abort()
             return web.Response()

@@ -37,6 +37,9 @@ class Binance:
     def lose_requests(self, times: int = 1, kind: str = "create") -> None:
         self._simulator.fault("drop_request", ENDPOINTS[kind], times=times)
 
+    def hang(self, kind: str = "create") -> None:
+        self._simulator.fault("hang", ENDPOINTS[kind], seconds=60)
+
     def truncate(self, kind: str = "create") -> None:
         self._simulator.fault("truncate", ENDPOINTS[kind])
 
