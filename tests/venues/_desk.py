@@ -17,9 +17,10 @@ from psycopg.rows import namedtuple_row
 
 from tests.plugins.desk import Desk, Process
 from trader import role
-from trader.account import connect_public
+from trader.account import connect_account, connect_public, load_accounts
 from trader.config import Settings
 from trader.db import Identity, connect, open_pool
+from trader.exchange.protocol import OrderRequest
 from trader.market import sync_markets
 from trader.recovery import recover
 from trader.service import connect_accounts
@@ -77,12 +78,29 @@ class VenueDesk(Desk):
     def cancel(self, order_id: int) -> None:
         self.execute("UPDATE orders SET cancel_requested_at = now() WHERE id = %s", order_id)
 
-    def wait_until_filled_at_venue(self) -> None:
-        """The simulator matches what rests at its next tick."""
+    def filled_at_venue(self) -> list[Any]:
+        """The venue's orders of which something was filled."""
+        return [one for one in self.venue.orders() if Decimal(one["filled"]) > 0]
+
+    def wait_until_filled_at_venue(self, count: int = 1) -> None:
+        """Until it has filled so many; the simulator matches what rests at its next tick."""
         deadline = time.monotonic() + 60
-        while not any(Decimal(one["filled"]) > 0 for one in self.venue.orders()):
+        while len(self.filled_at_venue()) < count:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+    async def place_behind_its_back(self, request: OrderRequest) -> Exception | None:
+        """Place an order with the account's keys that no trader knows of; what it failed with."""
+        async with await connect(self.url, Identity("trader", "behind")) as connection:
+            (account,) = await load_accounts(connection)
+        exchange = connect_account(account, self.settings)
+        try:
+            await exchange.create(request)
+        except Exception as error:  # for the test to look at
+            return error
+        finally:
+            await exchange.close()
+        return None
 
     def free(self, asset: str = "USDT") -> Any:
         return self.value("SELECT coalesce(sum(free), 0) FROM allowance WHERE strategy = 's' AND asset = %s", asset)

@@ -8,8 +8,6 @@ from decimal import Decimal
 import pytest
 
 from tests.venues._desk import VenueDesk
-from trader.account import connect_account, load_accounts
-from trader.db import Identity, connect
 from trader.exchange.protocol import OrderRequest
 
 MakeDesk = Callable[..., VenueDesk]
@@ -115,7 +113,7 @@ def test_a_request_that_comes_too_late_is_not_taken(desk: VenueDesk) -> None:
         datetime.now(UTC) - timedelta(seconds=7),
         timedelta(seconds=5),
     )
-    failure = asyncio.run(_create(desk, request))
+    failure = asyncio.run(desk.place_behind_its_back(request))
     assert failure is not None
     assert desk.venue.orders() == []
 
@@ -135,7 +133,7 @@ def test_a_client_id_that_is_there_already_is_proof(desk: VenueDesk) -> None:
         datetime.now(UTC).replace(microsecond=0),
         timedelta(seconds=5),
     )
-    assert asyncio.run(_create(desk, request)) is None
+    assert asyncio.run(desk.place_behind_its_back(request)) is None
     desk.start()
     state = desk.wait_for_status(order, "accepted", *ENDED)
     assert state.status == "accepted", state.reason
@@ -143,20 +141,6 @@ def test_a_client_id_that_is_there_already_is_proof(desk: VenueDesk) -> None:
     desk.venue.price("48900")
     desk.wait_for_status(order, "filled")
     desk.check()
-
-
-async def _create(desk: VenueDesk, request: OrderRequest) -> Exception | None:
-    """Place an order behind the trader's back; what it failed with."""
-    async with await connect(desk.url, Identity("trader", "behind")) as connection:
-        (account,) = await load_accounts(connection)
-    exchange = connect_account(account, desk.settings)
-    try:
-        await exchange.create(request)
-    except Exception as error:
-        return error
-    finally:
-        await exchange.close()
-    return None
 
 
 def test_the_history_of_bybit_is_late(make_venue_desk: MakeDesk) -> None:
