@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -22,6 +23,7 @@ from trader.config import Settings
 from trader.db import Identity, connect, open_pool
 from trader.exchange.protocol import OrderRequest
 from trader.market import sync_markets
+from trader.reconcile import reconcile_account
 from trader.recovery import recover
 from trader.service import connect_accounts
 from trader.trader import Desk as TradersDesk
@@ -88,6 +90,20 @@ class VenueDesk(Desk):
         while len(self.filled_at_venue()) < count:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+    async def reconcile(self) -> None:
+        """Rounds, as the job and the command run them, until the venue and the books agree: a young trade waits."""
+        async with await connect(self.url, Identity("worker", "reconcile")) as connection:
+            (account,) = await load_accounts(connection)
+            exchange = connect_account(account, self.settings)
+            try:
+                deadline = time.monotonic() + 60
+                while not (done := await reconcile_account(connection, exchange, account, timedelta(0))).agrees:
+                    assert time.monotonic() < deadline, done
+                    assert done.failures == ()
+                    await asyncio.sleep(0.25)
+            finally:
+                await exchange.close()
 
     async def place_behind_its_back(self, request: OrderRequest) -> Exception | None:
         """Place an order with the account's keys that no trader knows of; what it failed with."""

@@ -11,12 +11,6 @@ from trader.exchange.protocol import OrderRequest
 EXTERNAL = "SELECT what, side, trim_scale(quantity) AS quantity FROM external ORDER BY what"
 
 
-def reconcile(desk: VenueDesk) -> None:
-    """`tallydesk reconcile main`."""
-    process = desk.process("reconcile", "main")
-    assert process.wait() == 0, process.output
-
-
 def human(desk: VenueDesk, quantity: str, limit: str | None = None) -> None:
     """Somebody with the same keys buys."""
     request = OrderRequest(
@@ -35,7 +29,7 @@ def human(desk: VenueDesk, quantity: str, limit: str | None = None) -> None:
 
 def test_what_others_do_is_external_and_what_we_missed_is_booked(desk: VenueDesk) -> None:
     """A human trades on the account, and our order fills while no trader runs: each finds its own place."""
-    reconcile(desk)
+    asyncio.run(desk.reconcile())
     trader = desk.start()
     human(desk, "0.002")
     human(desk, "0.001", "30000")
@@ -46,7 +40,7 @@ def test_what_others_do_is_external_and_what_we_missed_is_booked(desk: VenueDesk
     desk.venue.price("48900")
     desk.wait_until_filled_at_venue(filled + 1)
 
-    reconcile(desk)
+    asyncio.run(desk.reconcile())
     state = desk.state(ours)
     assert (state.status, state.filled_quantity) == ("filled", Decimal("0.001"))
     assert desk.value("SELECT array_agg(DISTINCT source::text) FROM fill") == ["reconciliation"]
