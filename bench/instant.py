@@ -40,7 +40,7 @@ class InstantVenue:
         self.placed[request.client_order_id] = report
         return report
 
-    async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+    async def find(self, symbol: str, client_order_id: str, *, since: datetime | None = None) -> OrderReport | None:
         return self.placed.get(client_order_id)
 
     async def fills(

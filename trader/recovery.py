@@ -84,7 +84,7 @@ async def resolve(desk: Desk, row: Any) -> None:
     exchange = desk.exchanges[row.account_id]
     try:
         async with desk.sending:
-            report = await exchange.find(row.symbol, str(row.client_order_id))
+            report = await exchange.find(row.symbol, str(row.client_order_id), since=row.submitted_at)
             outcome = None if report is None else await found(exchange, row, report)
     except ExchangeError as error:
         await _look_again(desk, row, f"the look-up failed: {error}", row.absences)

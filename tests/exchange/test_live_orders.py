@@ -342,6 +342,7 @@ async def test_kraken_sends_the_id_and_a_deadline(open_live: Any, scripted: Any)
         "price": "58941.6",
         "cl_ord_id": ID,
         "deadline": "2026-05-04T12:30:20.123Z",
+        "oflags": "fciq",
     }
     assert (report.venue_order_id, report.status, report.fills) == ("OAAAA-BBBBB-CCCCCC", None, ())
 
@@ -437,7 +438,7 @@ async def test_quote_sized_buys_of_kraken_and_bybit(open_live: Any, scripted: An
     await open_live("bybit", options=BYBIT).create(QUOTE_BUY)
     (kraken,) = scripted.seen("POST", "/0/private/AddOrder")
     (bybit,) = scripted.seen("POST", "/v5/order/create")
-    assert (kraken.params["volume"], kraken.params["oflags"]) == ("100.2", "viqc")
+    assert (kraken.params["volume"], kraken.params["oflags"]) == ("100.2", "fciq,viqc")
     assert bybit.params["qty"] == "100.25"
     assert "marketUnit" not in bybit.params, "a market buy without a unit is sized in quote"
 

@@ -43,7 +43,7 @@ async def test_a_post_only_order_that_would_trade_is_refused(open_live: Any, scr
 
 @pytest.mark.parametrize(
     ("force", "field", "told"),
-    [("GTC", "oflags", None), ("PO", "oflags", "post"), ("IOC", "timeinforce", "IOC")],
+    [("GTC", "oflags", "fciq"), ("PO", "oflags", "fciq,post"), ("IOC", "timeinforce", "IOC")],
 )
 async def test_kraken(open_live: Any, scripted: Any, force: TimeInForce, field: str, told: str | None) -> None:
     scripted.on("POST", "/0/private/AddOrder", {"error": [], "result": {"descr": {}, "txid": ["OAAAA-BBBBB-CCCCCC"]}})

@@ -49,7 +49,7 @@ class Venue(_venue.Venue):
         self._fail("open_orders")
         return [one for one in self.open if symbol in (None, one.symbol)]
 
-    async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+    async def find(self, symbol: str, client_order_id: str, *, since: datetime | None = None) -> OrderReport | None:
         self._fail("find")
         return self.found.get(client_order_id)
 

@@ -117,3 +117,25 @@ def test_the_protocol_and_the_table_do_without_ccxt() -> None:
         "sys.exit('ccxt' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("EOrder:Post only order", Refused),
+        ("EOrder:Cost minimum not met", Refused),
+        ("EGeneral:Invalid arguments:timeinforce", Refused),
+        ("EGeneral:Invalid arguments:cl_ord_id", Unknown),
+        ("EGeneral:Invalid arguments:deadline", Unknown),
+        ("EService:Deadline elapsed", Unknown),
+        ("EAPI:Invalid signature", Fatal),
+        ("EOrder:Domain rate limit exceeded", Retry),
+        ("EOrder:Something else", Unknown),
+    ],
+)
+def test_kraken_says_some_refusals_in_words_alone(words: str, expected: Any) -> None:
+    text = f'ExchangeError: kraken {{"error":["{words}"]}}'
+    assert type(judge(failure("ExchangeError", text, venue="kraken"))) is expected
+    assert type(judge(failure("ExchangeError", text, venue="binance"))) is Unknown
+    assert type(judge(failure("NetworkError", text, venue="kraken"))) is Unknown
+    assert type(judge(failure("ExchangeError", text, venue="kraken", status=502))) in (Unknown, Retry)

@@ -28,6 +28,8 @@ Row = Mapping[str, Any]
 
 DECIMAL_PLACES = 2
 TICK_SIZE = 4
+_ROUNDING = Decimal("0.001")
+"""How far a count in quote may be from the sum of its trades: each is rounded on its own."""
 _FEE_SIDES = ("get", "give", "base", "quote", "other")
 
 
@@ -162,7 +164,8 @@ def order(row: Any, symbol: str | None = None) -> OrderReport:
     """What the venue says of one order. Raises Unknown if it does not even name it."""
     if not isinstance(row, Mapping):
         raise Unknown(f"order: {row!r} is not an order")
-    filled = optional_decimal(row.get("filled"), "filled")
+    in_money = _in_money(row.get("info"))
+    filled = None if in_money else optional_decimal(row.get("filled"), "filled")
     return OrderReport(
         venue_order_id=text(row.get("id"), "order id"),
         client_order_id=row.get("clientOrderId"),
@@ -172,9 +175,30 @@ def order(row: Any, symbol: str | None = None) -> OrderReport:
         fills=_order_fills(row),
         side=cast(Side, row["side"]) if row.get("side") in ("buy", "sell") else None,
         type=row.get("type"),
-        quantity=optional_decimal(row.get("amount"), "amount"),
+        quantity=None if in_money else optional_decimal(row.get("amount"), "amount"),
         limit_price=optional_decimal(row.get("price"), "price") or None,
     )
+
+
+def _in_money(info: Any) -> bool:
+    """Kraken's flag viqc: the volumes of this order are in quote, though ccxt calls them its amount."""
+    return isinstance(info, Mapping) and "viqc" in str(info.get("oflags"))
+
+
+def require_all_trades(info: Row, trades: Sequence[Row]) -> None:
+    """Raise Unknown unless `trades` make up what a Kraken order says was executed.
+
+    Of an order sized in money its count is in quote and rounded, or, in other words of the venue, in base.
+    """
+    executed = optional_decimal(info.get("vol_exec"), "vol_exec") or Decimal(0)
+    quantity = sum((decimal(trade.get("amount"), "trade amount") for trade in trades), Decimal(0))
+    if not trades and executed > 0:
+        raise Unknown(f"{plain(executed)} was executed, and the order names no trade")
+    if not _in_money(info) or quantity == executed:
+        return
+    cost = sum((decimal(trade.get("cost"), "trade cost") for trade in trades), Decimal(0))
+    if abs(cost - executed) > executed * _ROUNDING:
+        raise Unknown(f"{plain(executed)} was executed, the trades that the order names make up {plain(cost)}")
 
 
 def _status(row: Row, filled: Decimal | None) -> VenueStatus | None:
@@ -207,6 +231,9 @@ def fill(trade: Row, parent: Row | None = None) -> FillReport:
     """One execution; what it leaves out (side, order, time) is taken from the order it came with."""
     above: Row = parent or {}
     fee = _fee(trade)
+    info = trade.get("info")
+    # Bybit's documents call it feeCurrency; ccxt reads another field, and guesses where that is absent.
+    named = info.get("feeCurrency") if isinstance(info, Mapping) else None
     side = trade.get("side") or above.get("side")
     if side not in ("buy", "sell"):
         raise Unknown(f"fill {trade.get('id')}: side {side!r} is neither buy nor sell")
@@ -218,7 +245,7 @@ def fill(trade: Row, parent: Row | None = None) -> FillReport:
         quantity=decimal(trade.get("amount"), "trade amount"),
         price=decimal(trade.get("price"), "trade price"),
         fee=optional_decimal(fee.get("cost"), "fee") or Decimal(0),
-        fee_asset=fee.get("currency"),
+        fee_asset=named or fee.get("currency"),
         liquidity=liquidity if liquidity in ("maker", "taker") else None,
         traded_at=moment(trade.get("timestamp") or above.get("timestamp"), "trade time"),
     )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import ccxt.async_support as ccxt
 
-from trader.clock import to_milliseconds
+from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import ConfigError, ExchangeError, Refused, Retry, Unknown
 from trader.exchange import convert
 from trader.exchange.credentials import Credentials, refuse_secrets, scrub
@@ -147,6 +147,7 @@ class LiveExchange:
         self._client = client
         self._venue = venue
         self._credentials = credentials
+        self._is_prepared = venue.prepare is None
         self.ccxt_id = ccxt_id
         self.pins_submitted_at = venue.pin != "none"
         """True if the venue itself refuses a request after submitted_at + receive_window, so that "not found"
@@ -197,11 +198,18 @@ class LiveExchange:
         fills = tuple(replace(fill, liquidity=fill.liquidity or "taker") for fill in report.fills)
         return replace(report, fills=fills)
 
-    async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
+    async def find(self, symbol: str, client_order_id: str, *, since: datetime | None = None) -> OrderReport | None:
         await self._ready()
-        if self._venue.find == "by_client_id":
-            return await self._find_one(symbol, client_order_id)
-        return await self._find_listed(symbol, client_order_id)
+        look = self._find_one if self._venue.find == "by_client_id" else self._find_listed
+        report = await look(symbol, client_order_id)
+        if report is None and since is not None:
+            self._require_remembered(since)
+        return report
+
+    def _require_remembered(self, since: datetime) -> None:
+        kept = self._venue.remembers
+        if kept is not None and from_milliseconds(self._client.milliseconds()) - since > kept:
+            raise Unknown(f"not found, and {self.ccxt_id} remembers orders for {kept} only: that proves nothing")
 
     async def _find_one(self, symbol: str, client_order_id: str) -> OrderReport | None:
         call = Call()
@@ -282,13 +290,17 @@ class LiveExchange:
         """Kraken: the order names its trades; they are asked for by id."""
         call = Call()
         await self._call("read", lambda: self._client.fetch_order(order_id, symbol), call)
-        ids = rows_at(call.answer, ("result", order_id), dict).get("trades") or []
+        info = rows_at(call.answer, ("result", order_id), dict)
+        ids = info.get("trades") or []
+        found: list[dict[str, Any]] = []
         for first in range(0, len(ids), _KRAKEN_BATCH):
             batch = ids[first : first + _KRAKEN_BATCH]
             rows = await self._order_trades(symbol, order_id, {"trades": batch})
             if {row.get("id") for row in rows} != set(batch):
                 raise Unknown(f"asked for the trades {batch}, {len(rows)} came")
-            yield rows
+            found += rows
+        convert.require_all_trades(info, found)
+        yield found
 
     async def _called_fills(self, symbol: str, order_id: str) -> AsyncIterator[list[dict[str, Any]]]:
         yield await self._order_trades(symbol, order_id, {})
@@ -301,14 +313,18 @@ class LiveExchange:
         await self._client.close()
 
     async def _ready(self, *, placing: bool = False) -> None:
-        """Load the markets once. Before an order, failing here means that nothing was placed."""
-        if self._client.markets:
+        """Read once what orders need. Before an order, failing here means that nothing was placed."""
+        if self._client.markets and (self._is_prepared or not placing):
             return
         try:
-            await self._call("read", self._client.load_markets)
+            if not self._client.markets:
+                await self._call("read", self._client.load_markets)
+            if placing and self._venue.prepare and not self._is_prepared:
+                await self._call("read", getattr(self._client, self._venue.prepare))
+                self._is_prepared = True
             failure: ExchangeError | None = None
         except Unknown as error:
-            failure = Retry(f"the markets could not be read: {error}") if placing else error
+            failure = Retry(f"markets and account could not be read: {error}") if placing else error
         if failure is not None:
             raise failure
 

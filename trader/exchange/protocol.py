@@ -141,8 +141,12 @@ class Exchange(Protocol):
     async def create(self, request: OrderRequest) -> OrderReport:
         """Place an order. Never retried inside; every error class says whether it may have been placed."""
 
-    async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
-        """Look an order up by our name for it, wherever this venue keeps it (open, closed, trades). None: not there."""
+    async def find(self, symbol: str, client_order_id: str, *, since: datetime | None = None) -> OrderReport | None:
+        """Look an order up by our name for it, wherever this venue keeps it (open, closed, trades). None: not there.
+
+        `since` is when it was sent. An order that is not there and was sent before all that the venue still remembers
+        may have been: that raises Unknown.
+        """
 
     async def cancel(self, symbol: str, venue_order_id: str) -> None:
         """Ask for a cancel. `Refused`: the venue says it is not open any more. What became of it: see `find`."""

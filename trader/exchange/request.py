@@ -27,7 +27,15 @@ def arguments(client: Any, venue: Venue, request: OrderRequest) -> tuple[str | N
         raise Refused("exactly one of quantity and quote_quantity must be set")
     if (request.type == "limit") != (request.limit_price is not None):
         raise Refused(f"a {request.type} order with limit_price {request.limit_price}: only limit orders have one")
-    params = _signing(venue, request) | {"clientOrderId": request.client_order_id} | _time_in_force(request)
+    if request.receive_window < venue.window_min:
+        least = venue.window_min.total_seconds()
+        raise Refused(f"receive_window {request.receive_window}: this venue needs {least:g} seconds at least")
+    params = (
+        _signing(venue, request)
+        | venue.create_params
+        | {"clientOrderId": request.client_order_id}
+        | _time_in_force(request)
+    )
     price = None
     if request.limit_price is not None:
         price = _exact("limit_price", request.symbol, request.limit_price, client.price_to_precision)

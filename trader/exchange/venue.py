@@ -1,6 +1,7 @@
 """How each venue is asked: what differs between them and cannot be read out of ccxt. Data only."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 
 Find = Literal["by_client_id", "open_then_closed", "weak"]
@@ -18,6 +19,8 @@ class Venue:
     """`weak`: its lists may be short or late, so an order that is not in them is not proven absent."""
     find_id: str = "clientOrderId"
     """The parameter that filters its order lists by our id."""
+    remembers: timedelta | None = None
+    """For how long it surely finds an order that ended without a fill; None: no such limit is known."""
     closed_call: str = "fetch_closed_orders"
     paging: Paging = "since"
     order_fills: OrderFills = "call"
@@ -26,6 +29,12 @@ class Venue:
     """Executions per page."""
     pin: Pin = "none"
     """How a request carries submitted_at: in its parameters, as the signing clock, as a deadline, or not at all."""
+    window_min: timedelta = timedelta(0)
+    """The shortest receive window with which a request still reaches the venue in time to be taken."""
+    prepare: str | None = None
+    """What ccxt asks unasked before its first order: asked by us beforehand, so that its failure leaves no doubt."""
+    create_params: dict[str, Any] = field(default_factory=dict)
+    """What every new order says besides."""
     cost_precision: Literal["cost", "price"] = "cost"
     """Which step ccxt cuts the amount of a quote-sized buy to."""
     cost_alone: bool = False
@@ -44,6 +53,7 @@ class Venue:
 _BINANCE = Venue(
     find="by_client_id",
     find_id="origClientOrderId",
+    remembers=timedelta(days=89),  # "archived" after 90
     paging="from_id",
     order_fills="filter",
     page=1000,
@@ -67,6 +77,10 @@ _KRAKEN = Venue(
     order_fills="trade_ids",
     page=50,
     pin="deadline",
+    # It wants its deadline two seconds ahead at least; a request is sent with half of its window left at the worst.
+    window_min=timedelta(seconds=5),
+    # A sell's fee is taken in base unless told otherwise, and ccxt calls every fee of Kraken one in quote.
+    create_params={"oflags": "fciq"},
     cost_alone=True,
     secret_is_base64=True,
     shapes={
@@ -82,11 +96,13 @@ _ROWS: Shape = (("result", "list"), list)
 _BYBIT = Venue(
     find="open_then_closed",
     find_id="orderLinkId",
+    remembers=timedelta(hours=23),  # canceled and rejected ones: 24 hours; filled ones: 7 days unless asked by time
     closed_call="fetch_canceled_and_closed_orders",
     paging="cursor",
     order_fills="filter",
     page=100,
     pin="clock",
+    prepare="is_unified_enabled",
     cost_alone=True,
     defaults={"fetchMarkets": {"types": ["spot"]}},
     skip_currencies=True,
