@@ -221,6 +221,7 @@ CREATE VIEW risk_usage AS
                   FROM risk_positions(r.id) p JOIN asset a ON a.id = p.base_id
                  CROSS JOIN LATERAL (SELECT asset_price(p.base_id, r.unit_id, c.exchange_id) AS price, asset_price(p.quote_id, r.unit_id, c.exchange_id) AS rate) w
                  WHERE r.max_position IS NOT NULL AND p.base_id <> r.unit_id GROUP BY a.code
+      UNION ALL SELECT 2, 'max_position', NULL, r.max_position, 0, true WHERE NOT EXISTS (SELECT FROM risk_positions(r.id) p WHERE p.base_id <> r.unit_id)
       UNION ALL SELECT 3, 'max_open_orders', NULL, r.max_open_orders, (SELECT count(*) FROM risk_open_orders(r.account_id, r.strategy_id)), false
       UNION ALL SELECT 4, 'max_orders_per_minute', NULL, r.max_orders_per_minute,
                        (SELECT coalesce(sum(n.orders), 0) FROM risk_sent n WHERE n.risk_limit_id = r.id AND n.at > clock_timestamp() - interval '1 min'), false
@@ -230,7 +231,7 @@ CREATE VIEW risk_usage AS
    ORDER BY c.name, s.name NULLS FIRST, k.place, k.asset;
 COMMENT ON VIEW risk_usage IS 'Each limit beside what of it is used now.';
 COMMENT ON COLUMN risk_usage.rule IS 'Which limit.';
-COMMENT ON COLUMN risk_usage.asset IS 'Which position; NULL for the other rules.';
+COMMENT ON COLUMN risk_usage.asset IS 'Which position; NULL for the other rules, or if there is none yet.';
 COMMENT ON COLUMN risk_usage.allowed IS 'The limit.';
 COMMENT ON COLUMN risk_usage.used IS 'What of it is used, by the last candle closes. NULL: it is judged by each order alone, or a price that it needs is unknown.';
 COMMENT ON COLUMN risk_usage.remaining IS 'What is left of it.';

@@ -106,6 +106,7 @@ def test_what_is_used_of_positions_and_open_orders(books: Books) -> None:
         "INSERT INTO limits (strategy, max_position, max_open_orders, max_order_value) VALUES ('s', 500, 5, 9)"
     )
     books.execute("INSERT INTO limits (account, unit, max_open_orders) VALUES ('main', 'USDT', 7)")
+    assert used(books, "max_position") == (0, 500, "USDT")
     books.trade("buy", 2, 100)
     assert used(books, "max_position") == (200, 300, "USDT")
     resting = books.queue(type="limit", limit_price=90, quantity=1)
