@@ -26,15 +26,14 @@ SELECT r.id, r.account_id, r.strategy_id, coalesce('strategy ' || s.name, 'accou
 """
 
 USED = """
-SELECT r.id, n.open_orders, t.sent, l.loss, l.unpriced
-  FROM risk_limit r
-  LEFT JOIN LATERAL (SELECT count(*) AS open_orders FROM risk_open_orders(r.account_id, r.strategy_id)
-                      WHERE r.max_open_orders IS NOT NULL) n ON true
-  LEFT JOIN LATERAL (SELECT sum(orders)::int AS sent FROM risk_sent
-                      WHERE risk_limit_id = r.id AND at > clock_timestamp() - interval '1 min') t ON true
-  LEFT JOIN LATERAL (SELECT * FROM risk_loss(r.id) WHERE r.max_daily_loss IS NOT NULL) l ON true
- WHERE r.id = ANY(%(limits)s)
+SELECT r.id, CASE WHEN r.max_open_orders IS NOT NULL
+                  THEN (SELECT count(*) FROM risk_open_orders(r.account_id, r.strategy_id)) END AS open_orders,
+       (SELECT sum(orders)::int FROM risk_sent
+         WHERE risk_limit_id = r.id AND at > clock_timestamp() - interval '1 min') AS sent
+  FROM risk_limit r WHERE r.id = ANY(%(limits)s)
 """
+
+LOSSES = "SELECT limit_id, loss, unpriced FROM risk_losses(%(limits)s::int[])"
 
 # One statement, so one snapshot: what an open buy gets moves to what is held in between, never out of sight.
 POSITIONS = """
@@ -259,7 +258,10 @@ async def read(connection: Connection, locked: Sequence[Limit], queued: Sequence
     for row in await fetch_all(connection, USED, {"limits": list(by_id)}):
         limit = by_id[row.id]
         limit.open_orders, limit.sent = row.open_orders or 0, row.sent or 0
-        limit.loss, limit.unpriced = row.loss or Decimal(0), tuple(row.unpriced or ())
+    with_loss = [limit.id for limit in locked if limit.max_daily_loss is not None]
+    if with_loss and any(one.intent.side == "buy" for one in queued):
+        for row in await fetch_all(connection, LOSSES, {"limits": with_loss}):
+            by_id[row.limit_id].loss, by_id[row.limit_id].unpriced = row.loss, tuple(row.unpriced or ())
     with_position = [limit.id for limit in locked if limit.max_position is not None]
     if with_position:
         bases = sorted({one.rules.base_id for one in queued})

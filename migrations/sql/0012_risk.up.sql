@@ -183,28 +183,43 @@ CREATE FUNCTION risk_positions(p_limit int) RETURNS TABLE (base_id smallint, quo
    WHERE r.id = p_limit AND o.side = 'buy' GROUP BY 1, 2 $$;
 COMMENT ON FUNCTION risk_positions IS 'What the strategies of a limit hold of each asset (quote_id NULL), and what their open buys would add: base whose price is open, and quote that is left to spend.';
 
-CREATE FUNCTION risk_loss(p_limit int) RETURNS TABLE (loss numeric, unpriced text[]) LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
-  WITH day AS (SELECT date_trunc('day', clock_timestamp(), 'UTC') AS start)
-  SELECT coalesce(sum(((SELECT coalesce(sum(f.units), 0) FROM flow f JOIN "order" o ON o.id = f.order_id WHERE f.strategy_id = s.id AND o.created_at < day.start) * coalesce(v.unit_value, 1)
-                       + (SELECT coalesce(sum(f.value), 0) FROM flow f JOIN "order" o ON o.id = f.order_id WHERE f.strategy_id = s.id AND o.created_at >= day.start)
-                       - e.equity) * x.rate), 0),
-         (SELECT array_agg(DISTINCT code ORDER BY code) FROM unnest(string_to_array(string_agg(concat_ws(' ', array_to_string(e.unpriced, ' '), CASE WHEN x.rate IS NULL THEN u.code END), ' '), ' ')) code WHERE code <> '')
+CREATE FUNCTION risk_losses(p_limits int[]) RETURNS TABLE (limit_id int, loss numeric, unpriced text[]) LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+  WITH day AS (SELECT date_trunc('day', clock_timestamp(), 'UTC') AS start),
+  scope AS MATERIALIZED (
+    SELECT r.id AS limit_id, r.unit_id AS told_in, s.id, s.unit_id, c.exchange_id, l.id AS ledger_account_id
+      FROM risk_limit r
+      JOIN account c ON c.id = r.account_id
+      JOIN strategy s ON s.account_id = r.account_id AND (r.strategy_id IS NULL OR s.id = r.strategy_id)
+      JOIN ledger_account l ON l.strategy_id = s.id
+     WHERE r.id = ANY(p_limits)),
+  price AS MATERIALIZED (  -- each once: many strategies hold the same
+    SELECT asset_id, unit_id, exchange_id, asset_price(asset_id, unit_id, exchange_id) AS price
+      FROM (SELECT b.asset_id, s.unit_id, s.exchange_id FROM scope s JOIN balance b USING (ledger_account_id) WHERE b.total <> 0
+            UNION SELECT unit_id, told_in, exchange_id FROM scope) wanted),
+  worth AS (
+    SELECT s.limit_id, s.id, coalesce(sum(b.total * p.price), 0) AS equity, string_agg(a.code, ' ') FILTER (WHERE p.price IS NULL) AS unpriced
+      FROM scope s
+      JOIN balance b ON b.ledger_account_id = s.ledger_account_id AND b.total <> 0
+      JOIN asset a ON a.id = b.asset_id
+      JOIN price p ON (p.asset_id, p.unit_id, p.exchange_id) = (b.asset_id, s.unit_id, s.exchange_id)
+     GROUP BY 1, 2),
+  paid AS (
+    SELECT f.strategy_id, coalesce(sum(f.units) FILTER (WHERE o.created_at < day.start), 0) AS units, coalesce(sum(f.value) FILTER (WHERE o.created_at >= day.start), 0) AS value,
+           max(o.created_at) FILTER (WHERE o.created_at < day.start) AS at, (array_agg(f.unit_value ORDER BY f.order_id DESC) FILTER (WHERE o.created_at < day.start))[1] AS unit_value
+      FROM day CROSS JOIN flow f JOIN "order" o ON o.id = f.order_id
+     WHERE f.strategy_id IN (SELECT id FROM scope) GROUP BY 1)
+  -- What a unit was worth when the day began: as last sampled, or at the last deposit or withdrawal if that was later. Who never had anything lost nothing.
+  SELECT s.limit_id, coalesce(sum((f.units * CASE WHEN v.at > f.at THEN v.unit_value ELSE coalesce(f.unit_value, 1) END + f.value - coalesce(w.equity, 0)) * x.price), 0),
+         (SELECT array_agg(DISTINCT code ORDER BY code) FROM unnest(string_to_array(string_agg(concat_ws(' ', w.unpriced, CASE WHEN x.price IS NULL THEN u.code END), ' '), ' ')) code WHERE code <> '')
     FROM day
-   CROSS JOIN risk_limit r
-    JOIN account c ON c.id = r.account_id
-    JOIN strategy s ON s.account_id = r.account_id AND (r.strategy_id IS NULL OR s.id = r.strategy_id)
+   CROSS JOIN scope s
     JOIN asset u ON u.id = s.unit_id
-   CROSS JOIN LATERAL strategy_equity(s.id) e
-   CROSS JOIN LATERAL (SELECT CASE WHEN NOT EXISTS (SELECT FROM flow WHERE strategy_id = s.id) THEN 1  -- it never had anything
-                                   ELSE asset_price(s.unit_id, r.unit_id, c.exchange_id) END AS rate) x
-    LEFT JOIN LATERAL (  -- what a unit was worth when the day began: as last sampled, or at the last deposit or withdrawal
-      SELECT n.unit_value FROM (
-        (SELECT p.at, p.unit_value FROM equity_point p WHERE p.strategy_id = s.id AND p.at < day.start ORDER BY p.at DESC LIMIT 1)
-        UNION ALL
-        (SELECT o.created_at, f.unit_value FROM flow f JOIN "order" o ON o.id = f.order_id WHERE f.strategy_id = s.id AND o.created_at < day.start ORDER BY f.order_id DESC LIMIT 1)) n
-       ORDER BY n.at DESC LIMIT 1) v ON true
-   WHERE r.id = p_limit $$;
-COMMENT ON FUNCTION risk_loss IS 'What the strategies of a limit lost since 00:00 UTC, in its unit: worth then, plus what was paid in since, minus worth now. Below zero: a profit. Assets that nobody can price are left out and named.';
+    JOIN paid f ON f.strategy_id = s.id
+    JOIN price x ON (x.asset_id, x.unit_id, x.exchange_id) = (s.unit_id, s.told_in, s.exchange_id)
+    LEFT JOIN worth w ON (w.limit_id, w.id) = (s.limit_id, s.id)
+    LEFT JOIN LATERAL (SELECT p.at, p.unit_value FROM equity_point p WHERE p.strategy_id = s.id AND p.at < day.start ORDER BY p.at DESC LIMIT 1) v ON true
+   GROUP BY s.limit_id $$;
+COMMENT ON FUNCTION risk_losses IS 'What the strategies of limits lost since 00:00 UTC, in the unit of each limit: worth then, plus what was paid in since, minus worth now. Below zero: a profit. Assets that nobody can price are left out and named.';
 
 CREATE VIEW risk_usage AS
   SELECT c.name AS account, s.name AS strategy, k.rule, k.asset, trim_scale(k.allowed) AS allowed, trim_scale(round(k.used, 8)) AS used,
@@ -225,7 +240,8 @@ CREATE VIEW risk_usage AS
       UNION ALL SELECT 3, 'max_open_orders', NULL, r.max_open_orders, (SELECT count(*) FROM risk_open_orders(r.account_id, r.strategy_id)), false
       UNION ALL SELECT 4, 'max_orders_per_minute', NULL, r.max_orders_per_minute,
                        (SELECT coalesce(sum(n.orders), 0) FROM risk_sent n WHERE n.risk_limit_id = r.id AND n.at > clock_timestamp() - interval '1 min'), false
-      UNION ALL SELECT 5, 'max_daily_loss', NULL, r.max_daily_loss, CASE WHEN l.unpriced IS NULL THEN greatest(0, l.loss) END, true FROM risk_loss(r.id) l WHERE r.max_daily_loss IS NOT NULL
+      UNION ALL SELECT 5, 'max_daily_loss', NULL, r.max_daily_loss, CASE WHEN l.unpriced IS NULL THEN greatest(0, coalesce(l.loss, 0)) END, true
+                  FROM (SELECT) one LEFT JOIN risk_losses(CASE WHEN r.max_daily_loss IS NOT NULL THEN ARRAY[r.id] END) l ON true  -- of NULL it reads nothing
       UNION ALL SELECT 6, 'price_collar', NULL, r.price_collar, NULL, false) k (place, rule, asset, allowed, used, money)
    WHERE k.allowed IS NOT NULL
    ORDER BY c.name, s.name NULLS FIRST, k.place, k.asset;

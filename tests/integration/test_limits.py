@@ -138,7 +138,7 @@ def test_the_day_s_loss_is_realised_and_unrealised_and_no_deposit_is_a_profit(bo
     assert used(books, "max_daily_loss") == (30, 20, "USDT")  # 20 of it realised
     books.candle(200)
     assert used(books, "max_daily_loss") == (0, 50, "USDT")
-    assert books.value("SELECT loss FROM risk_loss((SELECT id FROM risk_limit))") == -80
+    assert books.value("SELECT loss FROM risk_losses(ARRAY(SELECT id FROM risk_limit))") == -80
 
 
 def test_the_day_begins_with_the_worth_at_midnight(books: Books) -> None:
@@ -170,9 +170,9 @@ def test_a_loss_that_nobody_can_tell_is_not_zero(books: Books) -> None:
     books.execute("INSERT INTO limits (account, unit, max_daily_loss) VALUES ('main', 'DOGE', 50)")
     assert used(books, "max_daily_loss")[0] == 0
     assert used(books, "max_daily_loss", None) == (None, None, "DOGE")
-    assert books.value("SELECT unpriced FROM risk_loss((SELECT id FROM risk_limit WHERE strategy_id IS NULL))") == [
-        "USDT"
-    ]
+    assert books.value(
+        "SELECT unpriced FROM risk_losses(ARRAY(SELECT id FROM risk_limit WHERE strategy_id IS NULL))"
+    ) == ["USDT"]
 
 
 def test_the_loss_of_an_account_is_that_of_its_strategies_together(books: Books) -> None:

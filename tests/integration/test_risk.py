@@ -285,7 +285,7 @@ async def test_two_traders_cannot_both_use_the_last_slots_of_an_account(trading:
         await trading.until(BLOCKED_TWO)
         holding.rollback()
     claims = sorted(sum(map(len, batch.lanes)) for batch in await both)
-    assert claims == [3, 32]
+    assert claims in ([3, 32], [8, 27])  # whoever came first took all that it has
     statuses = trading.run("SELECT status, count(*) AS n FROM orders WHERE type = 'market' GROUP BY 1 ORDER BY 1")
     assert [tuple(row) for row in statuses] == [("denied", 5), ("submitted", 35)]
 
