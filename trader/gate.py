@@ -10,7 +10,7 @@ from trader.order import Claimed
 
 # Before each send: is it still ours, is it still wanted, and may anything be sent at all?
 MAY_SEND = """
-SELECT o.id, o.status = 'submitted' AND o.fence = x.fence AS ours, a.halted,
+SELECT o.id, o.status = 'submitted' AND o.fence = x.fence AS ours, a.halted, a.reducing AND o.side = 'buy' AS reducing,
        o.cancel_requested_at IS NOT NULL AS canceled,
        clock_timestamp() > o.submitted_at + a.receive_window / 2 AS aged
   FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) x (id, fence)
@@ -28,9 +28,10 @@ UPDATE "order" o SET attempt = o.attempt + 1, submitted_at = t.now, receive_dead
  WHERE o.id = locked.id RETURNING o.id, o.submitted_at
 """
 
-Obstacle = Literal["halted", "canceled", "fenced"]
+Obstacle = Literal["halted", "reducing", "canceled", "fenced"]
 Ready = Claimed | Obstacle
-"""What may be sent; or why it may not: its account is halted, its cancel is requested, another trader has it."""
+"""What may be sent; or why it may not: its account is halted, or only reduces and it buys, its cancel is requested,
+another trader has it."""
 
 
 @dataclass(slots=True)
@@ -93,7 +94,9 @@ def _obstacle(row: Any) -> Obstacle | None:
         return "fenced"
     if row.canceled:
         return "canceled"
-    return "halted" if row.halted else None
+    if row.halted:
+        return "halted"
+    return "reducing" if row.reducing else None
 
 
 async def restamp(connection: Connection, claims: Sequence[Claimed]) -> dict[int, Ready]:

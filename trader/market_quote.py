@@ -60,4 +60,4 @@ def from_ticker(ticker: Ticker) -> Quote | None:
     """The bid and ask, with the last price for a side that is empty; None if there is no price at all."""
     bid = ticker.bid or ticker.last or ticker.ask
     ask = ticker.ask or ticker.last or ticker.bid
-    return None if bid is None or ask is None else Quote(bid, ask)
+    return None if bid is None or ask is None else Quote(bid, ask, ticker.last)

@@ -32,7 +32,7 @@ SELECT l.strategy_id FROM lane l JOIN strategy s ON s.id = l.strategy_id
 TAKE_HEADS = """
 SELECT o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.quantity, o.quote_quantity,
        o.limit_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.expires_at,
-       s.stake, s.stake_unit = '%%' AS stake_in_percent, a.halted, a.name AS account,
+       s.stake, s.stake_unit = '%%' AS stake_in_percent, a.halted, a.reducing, a.name AS account,
        a.price_margin, a.receive_window, m.symbol, b.code AS base, q.code AS quote, m.base_id, m.quote_id, m.active,
        m.price_tick, m.quantity_step, m.quantity_min, m.quantity_max, m.cost_min,
        greatest(m.maker_fee, m.taker_fee) AS fee, m.fee_side::text, clock_timestamp() AS now
@@ -78,6 +78,9 @@ UPDATE lane SET owner = NULL, lease_until = '-infinity'
 """
 
 NEXT_FENCE = "SELECT nextval('fence') AS fence"
+
+# A claim's: whether there are limits at all costs no statement of its own.
+CLAIM_FENCE = "SELECT nextval('fence') AS fence, EXISTS (SELECT FROM risk_limit) AS limited"
 
 LOCK = """
 SELECT id, strategy_id, account_id, status::text, fence, venue_order_id FROM "order"
@@ -155,6 +158,7 @@ class Queued:
     client_order_id: UUID
     account: str
     halted: bool
+    reducing: bool
     now: datetime
     receive_window: timedelta
     intent: Intent
@@ -198,6 +202,12 @@ class Outcome:
 async def next_fence(connection: Connection) -> int:
     """A number above every fence handed out before."""
     return int((await fetch_one(connection, NEXT_FENCE)).fence)
+
+
+async def claim_fence(connection: Connection) -> tuple[int, bool]:
+    """A number above every fence handed out before, and whether any strategy or account has risk limits."""
+    row = await fetch_one(connection, CLAIM_FENCE)
+    return int(row.fence), bool(row.limited)
 
 
 async def claim_lanes(connection: Connection, accounts: Collection[int], lanes: int) -> list[int]:
@@ -247,6 +257,7 @@ def _queued(row: Any) -> Queued:
         row.client_order_id,
         row.account,
         row.halted,
+        row.reducing,
         row.now,
         row.receive_window,
         intent,

@@ -55,7 +55,8 @@ UPDATE "order" SET next_look_at = clock_timestamp() + make_interval(secs => %(pa
 """
 
 NOW = """
-SELECT clock_timestamp() AS now, a.halted, o.cancel_requested_at IS NOT NULL AS canceled
+SELECT clock_timestamp() AS now, a.halted, a.reducing AND o.side = 'buy' AS reducing,
+       o.cancel_requested_at IS NOT NULL AS canceled
   FROM "order" o JOIN account a ON a.id = o.account_id WHERE o.id = %(id)s
 """
 
@@ -129,12 +130,27 @@ async def _proved_absent(desk: Desk, row: Any) -> None:
     async with desk.pool.connection() as connection:
         state = await fetch_one(connection, NOW, {"id": row.id})
     if state.canceled:
-        await _settle(desk, Outcome(row.id, row.fence, "canceled", reason="canceled: it never reached the venue"))
-    elif state.halted or (row.expires_at is not None and row.expires_at < state.now):
-        why = "the account is halted" if state.halted else "it is too old to send again"
-        await _settle(desk, Outcome(row.id, row.fence, "denied", reason=f"it never reached the venue, and {why}"))
+        await _settle(desk, _given_up(row, "canceled"))
+    elif state.halted or state.reducing:
+        await _settle(desk, _given_up(row, "halted" if state.halted else "reducing"))
+    elif row.expires_at is not None and row.expires_at < state.now:
+        await _settle(desk, _given_up(row, "old"))
     else:
         await _send_again(desk, row)
+
+
+WHY_NOT = {
+    "halted": "the account is halted",
+    "reducing": "the account is reducing: only sells are sent",
+    "old": "it is too old to send again",
+}
+
+
+def _given_up(row: Any, why: str) -> Outcome:
+    """What becomes of an order that never reached the venue and is not sent again."""
+    if why == "canceled":
+        return Outcome(row.id, row.fence, "canceled", reason="canceled: it never reached the venue")
+    return Outcome(row.id, row.fence, "denied", reason=f"it never reached the venue, and {WHY_NOT[why]}")
 
 
 async def _send_again(desk: Desk, row: Any) -> None:
@@ -154,7 +170,12 @@ async def _send_again(desk: Desk, row: Any) -> None:
     claimed = Claimed(row.id, row.strategy_id, row.account_id, row.fence, request)
     async with desk.pool.connection() as connection:
         ready = (await gate.restamp(connection, [claimed]))[claimed.id]
+        if not isinstance(ready, str):  # the last look: writing the stamp down may have taken its time
+            ready = (await gate.ready_to_send(connection, [ready]))[claimed.id]
+    if ready == "fenced":
+        return
     if isinstance(ready, str):
+        await _settle(desk, _given_up(row, ready))
         return
     log.info("order %s: proved absent, sending it again", row.id)
     await _settle(desk, await call_venue(desk.exchanges[row.account_id], ready))

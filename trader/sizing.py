@@ -73,6 +73,8 @@ class Quote:
 
     bid: Decimal
     ask: Decimal
+    last: Decimal | None = None
+    """The last trade's price; None: nothing was ever traded, or the venue does not say."""
 
 
 def needs_quote(intent: Intent) -> bool:

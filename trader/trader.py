@@ -21,13 +21,14 @@ from uuid import UUID
 
 from psycopg.errors import UniqueViolation
 
-from trader import balance, order
+from trader import balance, order, risk
 from trader.db import LOST_CONNECTION, Connection, Pool, end_if_cancelled, first_line, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
 from trader.exchange.protocol import Exchange
 from trader.gate import Gate
 from trader.market_quote import QuoteCache
 from trader.order import Claimed, Outcome, Queued
+from trader.risk import NO_LIMITS, Limits
 from trader.settle import dispute, settle
 from trader.sizing import Denial, Placement, needs_quote, size
 
@@ -84,12 +85,16 @@ async def _claim(connection: Connection, desk: Desk) -> Batch:
     lanes = await order.claim_lanes(connection, desk.exchanges.keys(), LANES_PER_CLAIM)
     if not lanes:
         return Batch([], set())
-    fence = await order.next_fence(connection)
+    fence, limited = await order.claim_fence(connection)
+    locked = await risk.lock(connection, lanes) if limited else []
     queued = await order.take_heads(connection, lanes, ORDERS_PER_LANE)
     allowances = await balance.allowances(connection, lanes)
-    placements, denials, wanted = judge(queued, allowances, desk.quotes)
+    limits = await risk.read(connection, locked, queued) if locked else NO_LIMITS
+    placements, denials, wanted = judge(queued, allowances, desk.quotes, limits)
     await order.deny(connection, denials)
     claimed = await order.submit(connection, placements, fence)
+    if locked:
+        await risk.note(connection, locked)
     by_lane = [list(group) for _, group in groupby(claimed, key=lambda one: one.strategy_id)]
     busy = [group[0].strategy_id for group in by_lane]
     await order.lease_lanes(connection, lanes, busy, desk.instance, fence, LEASE)
@@ -97,7 +102,7 @@ async def _claim(connection: Connection, desk: Desk) -> Batch:
 
 
 def judge(
-    queued: Sequence[Queued], allowances: balance.Allowances, quotes: QuoteCache
+    queued: Sequence[Queued], allowances: balance.Allowances, quotes: QuoteCache, limits: Limits = NO_LIMITS
 ) -> tuple[list[tuple[Queued, Placement]], list[tuple[int, Denial]], set[tuple[int, str]]]:
     """Decide each order in turn. An order that needs a price nobody has asked for yet holds up its lane until then."""
     placements: list[tuple[Queued, Placement]] = []
@@ -107,7 +112,7 @@ def judge(
     for one in queued:
         if one.strategy_id in waiting:
             continue
-        decision = _decide(one, allowances, quotes)
+        decision = _decide(one, allowances, quotes, limits)
         if decision is None:
             wanted.add((one.account_id, one.rules.symbol))
             waiting.add(one.strategy_id)
@@ -119,16 +124,22 @@ def judge(
     return placements, denials, wanted
 
 
-def _decide(one: Queued, allowances: balance.Allowances, quotes: QuoteCache) -> Placement | Denial | None:
+def _decide(
+    one: Queued, allowances: balance.Allowances, quotes: QuoteCache, limits: Limits
+) -> Placement | Denial | None:
     if one.halted:
         return Denial(f"account {one.account} is halted")
+    if one.reducing and one.intent.side == "buy":
+        return Denial(f"account {one.account} is reducing: only sells are sent")
     if one.intent.expires_at is not None and one.intent.expires_at < one.now:
         return Denial(f"stale: it expired at {one.intent.expires_at:%Y-%m-%d %H:%M:%S} UTC, before a trader saw it")
-    quote = quotes.fresh(one.account_id, one.rules.symbol) if needs_quote(one.intent) else None
-    if quote is None and needs_quote(one.intent):
+    priced = needs_quote(one.intent) or limits.need_quote(one)
+    quote = quotes.fresh(one.account_id, one.rules.symbol) if priced else None
+    if quote is None and priced:
         return None
     asset_id = one.rules.quote_id if one.intent.side == "buy" else one.rules.base_id
-    return size(one.intent, one.rules, allowances.free(one.strategy_id, asset_id), quote)
+    decision = size(one.intent, one.rules, allowances.free(one.strategy_id, asset_id), quote)
+    return decision if isinstance(decision, Denial) else limits.admit(one, decision, quote) or decision
 
 
 async def send_lane(desk: Desk, lane: Sequence[Claimed]) -> None:
@@ -149,6 +160,9 @@ async def send(desk: Desk, claimed: Claimed) -> Outcome:
         ready = await desk.gate.ready(claimed)
         if ready == "halted":
             return Outcome(claimed.id, claimed.fence, "denied", reason="the account was halted before it was sent")
+        if ready == "reducing":
+            reason = "the account was set to reducing before it was sent"
+            return Outcome(claimed.id, claimed.fence, "denied", reason=reason)
         if ready == "canceled":
             return Outcome(claimed.id, claimed.fence, "canceled", reason="canceled before it was sent")
         if ready == "fenced":

@@ -91,3 +91,25 @@ def test_a_database_that_is_not_there_is_one_finding_after_the_others(tmp_path: 
     assert ("DATABASE_URL" if url else "tallydesk migrate") in findings[-1].remedy
     assert "hush" not in repr(findings)
     assert not home.exists()
+
+
+def test_a_halted_account_is_named_with_its_reason_and_the_way_back(
+    settings: Settings, connection: psycopg.Connection[Any]
+) -> None:
+    assert said(settings, "account main is").text == "account main is active"
+    connection.execute("UPDATE account SET reducing = true, halt_reason = 'lunch' WHERE name = 'main'")
+    found = said(settings, "account main is reducing: lunch")
+    assert (found.well, "tallydesk resume main" in found.remedy) == (False, True)
+    connection.execute("UPDATE account SET halted = true WHERE name = 'main'")
+    assert "accept" not in said(settings, "account main is halted: lunch").remedy
+
+
+def test_the_remedy_for_a_large_difference_says_that_setting_it_back_accepts_it(
+    settings: Settings, connection: psycopg.Connection[Any]
+) -> None:
+    connection.execute("UPDATE account SET halted = true WHERE name = 'main'")
+    connection.execute("SET tallydesk.process = 'worker'")
+    connection.execute("INSERT INTO account_drift (account_id, asset_id, drift, halted_at) VALUES (1, 1, -9, now())")
+    remedy = said(settings, "account main is halted").remedy
+    assert "Setting halted to false" in remedy
+    assert "accepts the difference: the next round books it" in remedy

@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 MODES = ("simulator", "paper", "sandbox", "live")
 
 LIST = """
-SELECT a.name, e.name AS exchange, e.ccxt_id, a.mode::text AS mode, CASE WHEN a.halted THEN 'halted' END AS halted,
+SELECT a.name, e.name AS exchange, e.ccxt_id, a.mode::text AS mode, a.state,
        a.credentials, (SELECT to_char(max(read_at), 'YYYY-MM-DD HH24:MI:SS') FROM account_balance b
                         WHERE b.account_id = a.id) AS read_at
   FROM account a JOIN exchange e ON e.id = a.exchange_id ORDER BY a.name
@@ -150,5 +150,5 @@ async def _list() -> None:
     async with session() as (_, connection):
         rows = await fetch_all(connection, LIST)
     print_rows(
-        "accounts", ["name", "exchange", "ccxt", "mode", "halted", "credentials", "balances read"], [*map(list, rows)]
+        "accounts", ["name", "exchange", "ccxt", "mode", "state", "credentials", "balances read"], [*map(list, rows)]
     )

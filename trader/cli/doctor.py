@@ -36,7 +36,9 @@ FAILED = """SELECT j.task_name, count(*) FROM procrastinate_jobs j WHERE j.statu
    WHERE e.job_id = j.id AND e.type = 'failed' AND e.at > clock_timestamp() - interval '1 hour')
   GROUP BY 1 ORDER BY 1"""
 UNKNOWN_DRIFT = "SELECT DISTINCT account FROM reconciliation WHERE drift IS NULL AND venue IS NOT NULL ORDER BY 1"
-ACCOUNTS = "SELECT name, mode::text, halted, credentials FROM account ORDER BY name"
+ACCOUNTS = """SELECT a.name, a.mode::text, a.state, a.halt_reason, a.credentials,
+  a.halted AND EXISTS (SELECT FROM account_drift d WHERE d.account_id = a.id AND d.halted_at IS NOT NULL)
+  FROM account a ORDER BY a.name"""
 MARKS = {True: "[green]ok  [/green]", False: "[red]FAIL[/red]", None: "[yellow]?   [/yellow]"}
 
 
@@ -152,19 +154,31 @@ def _migrated(settings: Settings) -> Finding:
 
 
 def _accounts(settings: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:
-    for name, mode, halted, prefix in connection.execute(ACCOUNTS).fetchall():
+    for name, mode, state, reason, prefix, differs in connection.execute(ACCOUNTS).fetchall():
         missing = [
             f"{prefix}_{what}" for what in ("API_KEY", "SECRET") if prefix and not os.environ.get(f"{prefix}_{what}")
         ]
         text = f"account {name} ({mode})" + (f" has its keys in {prefix}_*" if prefix and not missing else "")
         yield Finding(not missing, text, f"Set {' and '.join(missing)} in the environment or .env")
-        yield Finding(
-            not halted, f"account {name} is {'halted' if halted else 'sending'}", "UPDATE account SET halted = false …"
-        )
+        yield _state(name, state, reason, differs)
         if mode == "live":
             yield Finding(
                 settings.allow_live, "live trading is allowed here", "Set TALLYDESK_ALLOW_LIVE=1 if you mean it"
             )
+
+
+def _state(name: str, state: str, reason: str | None, differs: bool) -> Finding:
+    """Whether an account sends; `differs`: a large difference to its venue halted it."""
+    if state == "active":
+        return Finding(True, f"account {name} is active")
+    text = f"account {name} is {state}" + (f": {reason}" if reason else "")
+    remedy = f"When that is dealt with: tallydesk resume {name} (it sets halted and reducing to false)"
+    if differs:
+        remedy = (
+            "It differs from its venue: look at the view reconciliation first. Setting halted to false, or "
+            f"tallydesk resume {name} --accept-drift, accepts the difference: the next round books it"
+        )
+    return Finding(False, text, remedy)
 
 
 def _roles(settings: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:

@@ -7,9 +7,11 @@ from trader import config
 app = typer.Typer(add_completion=False)
 
 ROLES = "SELECT name, alive, since_beat FROM role_status ORDER BY name"
-ACCOUNTS = """SELECT a.name AS account, e.name AS exchange, a.mode::text AS mode, NOT a.halted AS sending, a.halt_reason
+ACCOUNTS = """SELECT a.name AS account, e.name AS exchange, a.mode::text AS mode, a.state, a.halt_reason
   FROM account a JOIN exchange e ON e.id = a.exchange_id ORDER BY a.name"""
 ORDERS = 'SELECT status::text, count(*) AS orders FROM "order" GROUP BY status ORDER BY status'
+LIMITS = """SELECT account, strategy, rule, asset, allowed, used, remaining, unit FROM risk_usage
+  WHERE used IS NOT NULL LIMIT 20"""
 IN_DOUBT = "SELECT id, strategy, market, held, held_asset, age, reason FROM order_in_doubt ORDER BY id LIMIT 20"
 EXTERNAL = """SELECT account, what, market, side, quantity, price, at::timestamptz(0), venue_order_id FROM external
   ORDER BY what DESC, at DESC LIMIT 10"""
@@ -43,6 +45,7 @@ def status() -> None:
         show(console, connection, "Accounts", ACCOUNTS, empty="none yet: tallydesk account add")
         show(console, connection, "Strategies", STRATEGIES, empty="none yet: tallydesk strategy add")
         show(console, connection, "Orders", ORDERS)
+        show(console, connection, "Limits", LIMITS)
         show(console, connection, "In doubt", IN_DOUBT)
         show(console, connection, "Drift", DRIFT)
         show(console, connection, "Other people's orders and fills", EXTERNAL)
