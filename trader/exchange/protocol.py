@@ -1,4 +1,4 @@
-"""What Tallydesk needs of a venue: eleven calls, in Decimal and UTC, and the four ways they fail.
+"""What Tallydesk needs of a venue: twelve calls, in Decimal and UTC, and the four ways they fail.
 
 Every call may raise `errors.Refused`, `errors.Retry`, `errors.Unknown` or `errors.Fatal`. For calls that
 only read, `Retry` and `Unknown` both mean "could not read": never "empty".
@@ -143,6 +143,9 @@ class Exchange(Protocol):
 
     async def find(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """Look an order up by our name for it, wherever this venue keeps it (open, closed, trades). None: not there."""
+
+    async def find_number(self, symbol: str, venue_order_id: str) -> OrderReport | None:
+        """Look an order up by the venue's own number for it, whoever's it is. None: not there."""
 
     async def cancel(self, symbol: str, venue_order_id: str) -> None:
         """Ask for a cancel. `Refused`: the venue says it is not open any more. What became of it: see `find`."""
