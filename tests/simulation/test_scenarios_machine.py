@@ -18,6 +18,8 @@ from tests.plugins.desk import OwnDesk, Process
 from tests.plugins.simulator import ROOT, Simulator
 from trader.embedded import EmbeddedServer
 
+pytestmark = pytest.mark.timeout(240)
+
 
 def wait_for_output(process: Process, text: str, patience: float = 30.0) -> None:
     deadline = time.monotonic() + patience

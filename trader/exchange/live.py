@@ -217,8 +217,14 @@ class LiveExchange:
     async def find_number(self, symbol: str, venue_order_id: str) -> OrderReport | None:
         await self._ready()
         call = Call()
-        order = await self._call("read", lambda: self._or_absent(venue_order_id, symbol, {}, call), call)
-        return None if order is None else convert.order(order, symbol)
+        params = dict(self._venue.number_params)
+        order = await self._call("read", lambda: self._or_absent(venue_order_id, symbol, params, call), call)
+        if order is None:
+            return None
+        report = convert.order(order, symbol)
+        if report.venue_order_id != venue_order_id:
+            raise Unknown(f"asked for the venue's order {venue_order_id}, the answer is about {report.venue_order_id}")
+        return report
 
     async def _or_absent(self, number: str | None, symbol: str, params: dict[str, Any], call: Call) -> Any:
         try:

@@ -18,6 +18,8 @@ class Venue:
     """`weak`: its lists may be short or late, so an order that is not in them is not proven absent."""
     find_id: str = "clientOrderId"
     """The parameter that filters its order lists by our id."""
+    number_params: dict[str, Any] = field(default_factory=dict)
+    """What ccxt wants beside the venue's own number of an order, to look it up by that."""
     closed_call: str = "fetch_closed_orders"
     paging: Paging = "since"
     order_fills: OrderFills = "call"
@@ -82,6 +84,7 @@ _ROWS: Shape = (("result", "list"), list)
 _BYBIT = Venue(
     find="open_then_closed",
     find_id="orderLinkId",
+    number_params={"acknowledged": True},  # that it knows the last 500 orders only: fewer than that are asked for
     closed_call="fetch_canceled_and_closed_orders",
     paging="cursor",
     order_fills="filter",
