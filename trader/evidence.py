@@ -25,10 +25,11 @@ log = logging.getLogger("evidence")
 KIND = "unexplained execution"
 """The incident that asks a person. Resolved, it says: what was there until then was not this order's doing."""
 
-# Since its first attempt; what a person has judged does not count any more.
+# Since its first attempt (an event of which a clock that was set back since may be later than the last one); what a
+# person has judged does not count any more.
 SUSPECT = """
 SELECT o.market_id, m.base_id, m.quote_id, b.code AS base, q.code AS quote,
-       greatest(coalesce(e.at, o.submitted_at) - %(margin)s::interval, i.resolved_at) AS since,
+       greatest(least(e.at, o.submitted_at) - %(margin)s::interval, i.resolved_at) AS since,
        a.opened_at IS NOT NULL AND i.resolved_at IS NULL
          AND NOT EXISTS (SELECT FROM "order" x WHERE x.account_id = o.account_id AND x.id <> o.id
                             AND x.status IN ('submitted', 'accepted', 'partially_filled', 'pending_cancel'))
