@@ -65,6 +65,7 @@ max_connections = 400
 _HBA = """\
 # Written by Tallydesk. The socket's directory is 0700: who can connect is its owner, or root.
 local all all trust
+local replication all trust
 """
 
 

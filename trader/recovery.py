@@ -86,6 +86,7 @@ async def resolve(desk: Desk, row: Any) -> None:
     try:
         async with desk.sending:
             report = await exchange.find(row.symbol, str(row.client_order_id), since=row.submitted_at)
+            report, trace = (report, None) if report else await desk.traces.of(desk.pool, exchange, row)
             outcome = None if report is None else await found(exchange, row, report)
     except ExchangeError as error:
         await _look_again(desk, row, f"the look-up failed: {error}", row.absences)
@@ -94,6 +95,8 @@ async def resolve(desk: Desk, row: Any) -> None:
         desk.in_doubt.pop((row.id, row.attempt), None)
         log.info("order %s: in doubt, found at the venue as %s", row.id, outcome.report and outcome.report.status)
         await settle_in_transaction(desk.pool, [outcome])
+    elif trace is not None:
+        await _look_again(desk, row, trace, row.absences)
     else:
         await _absent(desk, row)
 

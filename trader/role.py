@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from trader import schema
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one, first_line
 from trader.errors import TallydeskError
 
@@ -33,7 +34,7 @@ ON CONFLICT (name) DO UPDATE SET kind = EXCLUDED.kind, instance = EXCLUDED.insta
 
 BEAT = """
 UPDATE role SET beat_at = clock_timestamp() WHERE name = %(name)s AND instance = %(instance)s
-RETURNING stop_at IS NOT NULL AS told_to_stop
+RETURNING stop_at IS NOT NULL AS told_to_stop, (SELECT version_num FROM alembic_version) AS revision
 """
 
 
@@ -62,6 +63,9 @@ class Role:
                 if not rows:
                     self.why_lost = "another process has taken its name"
                     break
+                if why := schema.misfit(rows[0].revision):
+                    self.why_lost = why
+                    break
                 if rows[0].told_to_stop:
                     signal.raise_signal(signal.SIGTERM)  # the one way in which every process ends in order
                 await asyncio.sleep(BEAT_SECONDS)
@@ -79,9 +83,14 @@ def names(kind: str, name: str | None) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def take(url: str, kind: str, name: str | None = None) -> AsyncIterator[Role]:
-    """Hold a role while the block runs. Raises RoleTaken if every name that may be used is held by another process."""
+    """Hold a role while the block runs.
+
+    Raises RoleTaken if every name that may be used is held by another process, DatabaseError if the database is at
+    another revision of the schema than this program needs.
+    """
     connection = await connect(url, Identity(kind, name or kind))
     try:
+        await schema.check(connection)
         held = await _lock_first_free(connection, names(kind, name))
         if held is None:
             raise RoleTaken(f"{name or kind} is running already")

@@ -24,6 +24,7 @@ from psycopg.errors import UniqueViolation
 from trader import balance, order, risk
 from trader.db import LOST_CONNECTION, Connection, Pool, end_if_cancelled, first_line, retrying
 from trader.errors import ExchangeError, Fatal, Refused, Retry, Unknown
+from trader.evidence import Traces
 from trader.exchange.protocol import Exchange
 from trader.gate import Gate
 from trader.market_quote import QuoteCache
@@ -55,6 +56,7 @@ class Desk:
     quotes: QuoteCache = field(default_factory=QuoteCache)
     in_doubt: dict[tuple[int, int], float] = field(default_factory=dict)
     """By (order, attempt): since when, on our own clock, we know that it is in doubt."""
+    traces: Traces = field(default_factory=Traces)
     outcomes: "asyncio.Queue[Outcome]" = field(default_factory=asyncio.Queue)
     sending: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDS_AT_ONCE))
     gate: Gate = field(init=False)

@@ -16,6 +16,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from trader import schema
 from trader.config import Settings, WantedRole
 from trader.embedded import database_url
 from trader.errors import ConfigError, DatabaseError
@@ -26,8 +27,6 @@ START_LIMIT = 25.0
 LONGEST_LOG = 10_000_000
 
 Connection = psycopg.Connection[Any]
-
-IS_MIGRATED: LiteralString = "SELECT to_regclass('role') IS NOT NULL"
 
 # A session that has just taken the lock may not have written its first beat: it is as fresh as its session.
 HOLDER: LiteralString = """
@@ -61,7 +60,7 @@ def watch(settings: Settings, stale: float = STALE_SECONDS) -> Iterator[Report]:
 
     If another watchdog is at it, do nothing.
 
-    DatabaseError if the database cannot be reached or was never migrated.
+    DatabaseError if the database cannot be reached, or is at another revision of the schema than this program needs.
     """
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
@@ -79,8 +78,8 @@ def watch(settings: Settings, stale: float = STALE_SECONDS) -> Iterator[Report]:
 
 
 def _watch(settings: Settings, connection: Connection, stale: float) -> Iterator[Report]:
-    if not _row(connection, IS_MIGRATED)[0]:
-        raise DatabaseError("the database has no tables yet: run `tallydesk migrate` first")
+    if why := schema.misfit(_revision(connection)):  # each of them would end at once, and say so in its own log
+        raise DatabaseError(why)
     starting = []
     for role in settings.roles:
         why = _why_not_alive(connection, role.name, stale)
@@ -146,6 +145,15 @@ def _wait(
                 continue
             starting.remove(entry)
         time.sleep(0.05)
+
+
+def _revision(connection: Connection) -> str | None:
+    """The revision of the schema; None if it was never migrated."""
+    try:
+        row = connection.execute(schema.REVISION).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
+    return str(row[0]) if row else None
 
 
 def _row(connection: Connection, statement: LiteralString, values: dict[str, object] | None = None) -> tuple[Any, ...]:

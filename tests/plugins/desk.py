@@ -140,10 +140,15 @@ class Desk:
             "INSERT INTO exchange (name, ccxt_id, replay, options) VALUES ('binance', 'binance', true, %s)", options
         )
         self.execute(
-            "INSERT INTO account (name, exchange_id, mode, credentials) VALUES ('main', 1, 'simulator', 'TEST')"
+            "INSERT INTO account (name, exchange_id, mode, credentials) VALUES ('main', 1, %s, 'TEST')", self.mode
         )
         self.execute("INSERT INTO asset (code) VALUES ('USDT'), ('BTC'), ('BNB')")
         self.execute(MARKET_ROW)
+
+    @property
+    def mode(self) -> str:
+        """The mode of the account `main`: TALLYDESK_TEST_MODE=live runs the scenarios as they go with real money."""
+        return os.environ.get("TALLYDESK_TEST_MODE", "simulator")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -153,6 +158,7 @@ class Desk:
             "TALLYDESK_HOME": str(self.home),
             "TEST_API_KEY": self.venue.key,
             "TEST_SECRET": self.venue.secret,
+            **({"TALLYDESK_ALLOW_LIVE": "1"} if self.mode == "live" else {}),
         }
 
     def execute(self, statement: str, *parameters: Any) -> list[Any]:

@@ -97,6 +97,11 @@ class Simulator:
         match = ({"endpoint": endpoint} if endpoint else {}) | fields.pop("match", {})
         self.admin("POST", "faults", [{"fault": fault, "match": match, **fields}])
 
+    def hide_orders(self) -> None:
+        """From now on no look-up and no list knows of any order or execution; balances show what they did."""
+        for path in ("order", "openOrders", "myTrades"):
+            self.fault("lookup_miss", endpoint=f"GET /api/v3/{path}", times=None)
+
     def clear_faults(self) -> None:
         self.admin("DELETE", "faults")
 

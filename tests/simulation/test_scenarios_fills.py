@@ -40,7 +40,7 @@ def test_s11_the_ack_and_the_fill_come_after_the_order_was_closed(desk: Desk) ->
 
     A venue whose look-ups lie for longer than it takes requests: the order is closed as never placed.
     """
-    desk.venue.fault("lookup_miss", endpoint="GET /api/v3/order", times=None)
+    desk.venue.hide_orders()
     order, slow = sent_by_one_who_hangs(desk, {"quote_quantity": "60"})
     desk.execute("UPDATE account SET halted = true WHERE name = 'main'")
     desk.trader()
@@ -58,7 +58,7 @@ def test_s11_the_ack_and_the_fill_come_after_the_order_was_closed(desk: Desk) ->
 
 def test_s11_the_ack_of_an_order_that_rests_comes_after_it_was_closed(desk: Desk) -> None:
     """late ack or fill after the order was closed -> booked, flagged as an incident."""
-    desk.venue.fault("lookup_miss", endpoint="GET /api/v3/order", times=None)
+    desk.venue.hide_orders()
     order, slow = sent_by_one_who_hangs(desk, {"type": "limit", "quantity": "0.001", "limit_price": "40000"})
     desk.execute("UPDATE account SET halted = true WHERE name = 'main'")
     desk.trader()

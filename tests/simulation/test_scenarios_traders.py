@@ -212,7 +212,7 @@ def test_s25_the_venue_says_duplicate_client_id(desk: Desk) -> None:
     The answer is lost and the look-ups lie for as long as absence takes to be proved: the order is sent again.
     """
     desk.venue.fault("drop_answer")
-    desk.venue.fault("lookup_miss", endpoint="GET /api/v3/order", times=None)
+    desk.venue.hide_orders()
     order = desk.order("s", type="limit", quantity="0.001", limit_price="40000")
     desk.trader()
     duplicate = desk.venue.wait_for_log(lambda one: one["method"] == "POST" and one["code"] == -2010)

@@ -214,7 +214,7 @@ class LiveExchange:
     async def _find_one(self, symbol: str, client_order_id: str) -> OrderReport | None:
         call = Call()
         params = {self._venue.find_id: client_order_id}
-        order = await self._call("read", lambda: self._or_absent(symbol, params, call), call)
+        order = await self._call("read", lambda: self._or_absent(None, symbol, params, call), call)
         if order is None:
             return None
         report = convert.order(order, symbol)
@@ -222,9 +222,21 @@ class LiveExchange:
             raise Unknown(f"asked for {client_order_id}, the answer is about {report.client_order_id!r}")
         return report
 
-    async def _or_absent(self, symbol: str, params: dict[str, Any], call: Call) -> Any:
+    async def find_number(self, symbol: str, venue_order_id: str) -> OrderReport | None:
+        await self._ready()
+        call = Call()
+        params = dict(self._venue.number_params)
+        order = await self._call("read", lambda: self._or_absent(venue_order_id, symbol, params, call), call)
+        if order is None:
+            return None
+        report = convert.order(order, symbol)
+        if report.venue_order_id != venue_order_id:
+            raise Unknown(f"asked for the venue's order {venue_order_id}, the answer is about {report.venue_order_id}")
+        return report
+
+    async def _or_absent(self, number: str | None, symbol: str, params: dict[str, Any], call: Call) -> Any:
         try:
-            return await self._client.fetch_order(None, symbol, params)
+            return await self._client.fetch_order(number, symbol, params)
         except ccxt.OrderNotFound as error:
             # Only the venue's own clear answer proves absence: not a subclass, not a 404 or 5xx from a proxy.
             if type(error) is ccxt.OrderNotFound and call.status is not None and call.status < 500:

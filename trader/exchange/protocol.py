@@ -1,4 +1,4 @@
-"""What Tallydesk needs of a venue: eleven calls, in Decimal and UTC, and the four ways they fail.
+"""What Tallydesk needs of a venue: twelve calls, in Decimal and UTC, and the four ways they fail.
 
 Every call may raise `errors.Refused`, `errors.Retry`, `errors.Unknown` or `errors.Fatal`. For calls that
 only read, `Retry` and `Unknown` both mean "could not read": never "empty".
@@ -147,6 +147,9 @@ class Exchange(Protocol):
         `since` is when it was sent. An order that is not there and was sent before all that the venue still remembers
         may have been: that raises Unknown.
         """
+
+    async def find_number(self, symbol: str, venue_order_id: str) -> OrderReport | None:
+        """Look an order up by the venue's own number for it, whoever's it is. None: not there."""
 
     async def cancel(self, symbol: str, venue_order_id: str) -> None:
         """Ask for a cancel. `Refused`: the venue says it is not open any more. What became of it: see `find`."""

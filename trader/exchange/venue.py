@@ -21,6 +21,8 @@ class Venue:
     """The parameter that filters its order lists by our id."""
     remembers: timedelta | None = None
     """For how long it surely finds an order that ended without a fill; None: no such limit is known."""
+    number_params: dict[str, Any] = field(default_factory=dict)
+    """What ccxt wants beside the venue's own number of an order, to look it up by that."""
     closed_call: str = "fetch_closed_orders"
     paging: Paging = "since"
     order_fills: OrderFills = "call"
@@ -97,6 +99,7 @@ _BYBIT = Venue(
     find="open_then_closed",
     find_id="orderLinkId",
     remembers=timedelta(hours=23),  # canceled and rejected ones: 24 hours; filled ones: 7 days unless asked by time
+    number_params={"acknowledged": True},  # that it knows the last 500 orders only: fewer than that are asked for
     closed_call="fetch_canceled_and_closed_orders",
     paging="cursor",
     order_fills="filter",

@@ -46,6 +46,7 @@ PRIVATE: dict[str, Callable[[Venue, str, Params], Any]] = {
 CREATE = "POST /api/v3/order"
 _ACT_BY_DEFAULT = ("hang",)
 _NEVER_ACT = ("drop_request", "reject", "too_many_requests", "lookup_error", "lookup_miss")
+_LISTS = ("GET /api/v3/openOrders", "GET /api/v3/allOrders", "GET /api/v3/myTrades")
 _FAILING = (*_NEVER_ACT, "status", "unknown_1007")
 _log = logging.getLogger(__name__)
 
@@ -149,6 +150,8 @@ class Server:
             await asyncio.sleep(rule.seconds)
         if rule.fault in ("delay", "partial"):
             return self._finish(call, self._act(call, rule))
+        if rule.fault == "lookup_miss" and call.route in _LISTS:
+            return self._finish(call, Answer(200, []))
         if rule.fault in _FAILING:
             return self._fail(call, rule)
         return await self._lose(call, rule)
