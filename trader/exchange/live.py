@@ -11,9 +11,9 @@ import binascii
 import decimal as numbers
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 import ccxt.async_support as ccxt
@@ -335,18 +335,8 @@ class LiveExchange:
     async def executions(self) -> AsyncGenerator[list[OrderReport], None] | None:
         await self._ready()
         client = await self._call("read", lambda: asyncio.to_thread(_listener, self._ways, self._client))
-        return None if client is None else self._heard(client)
-
-    async def _heard(self, client: Any) -> AsyncGenerator[list[OrderReport], None]:
-        failure: ExchangeError | None = None
-        try:
-            async with aclosing(stream.executions(client)) as events:
-                async for reports in events:
-                    yield reports
-        except Exception as error:
-            failure = error if isinstance(error, ExchangeError) else self._judged("read", error, Call(sent=True))
-        if failure is not None:  # raised out here for the same reason as in _call
-            raise failure
+        judged = partial(self._judged, "read", call=Call(sent=True))
+        return None if client is None else stream.executions(client, judged)
 
     async def close(self) -> None:
         await self._client.close()

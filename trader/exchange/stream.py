@@ -41,8 +41,9 @@ class Listener:
         self.heard: asyncio.Queue[OrderReport | Exception] = asyncio.Queue()
         self._new_orders: list[Row] = []
         self._new_trades: list[Row] = []
-        self.orders = _noting(cache, self._new_orders.append)
-        self.myTrades = _noting(cache, self._new_trades.append)
+        # Without fees in its list, ccxt does not add them up: it does so in floats, and fails where they name no asset.
+        self.orders = _noting(cache, self._new_orders.append, {"fee": None, "fees": []})
+        self.myTrades = _noting(cache, self._new_trades.append, {})
         settings: Row = self.streaming  # type: ignore[has-type]
         self.streaming = settings | {
             "keepAlive": min(settings.get("keepAlive") or PING_MILLISECONDS, PING_MILLISECONDS)
@@ -93,13 +94,13 @@ class Listener:
         return found
 
 
-def _noting(cache: type, note: Callable[[Row], None]) -> Any:
-    """One of ccxt's lists, which notes each row as it is when it is added: ccxt changes it later."""
+def _noting(cache: type, note: Callable[[Row], None], instead: Row) -> Any:
+    """One of ccxt's lists, which notes each row as it is when it is added (ccxt changes it later), and keeps it."""
 
     class Noting(cache):  # type: ignore[misc]
         def append(self, item: Row) -> None:
             note(dict(item))
-            super().append(item)
+            super().append({**item, **instead})
 
     return Noting(_REMEMBERED)
 
@@ -126,8 +127,8 @@ def _is_whole(trade: Row) -> bool:
     return bool(fees) and all(fee.get("currency") or cost == 0 for fee, cost in zip(fees, costs, strict=True))
 
 
-async def executions(client: Any) -> AsyncGenerator[list[OrderReport], None]:
-    """What the stream brings, as it comes: all of a moment at once. Raises what ended it; closes the client."""
+async def executions(client: Any, judged: Callable[[Exception], Exception]) -> AsyncGenerator[list[OrderReport], None]:
+    """What the stream brings, as it comes: all of a moment at once. Raises what ended it, `judged`; closes the client."""
     names = [method for feature, method in _WATCHERS.items() if client.has.get(feature)]
     watching = [asyncio.create_task(_watch(client, getattr(client, name))) for name in names]
     try:
@@ -141,7 +142,7 @@ async def executions(client: Any) -> AsyncGenerator[list[OrderReport], None]:
                 yield reports
             for error in heard:
                 if isinstance(error, Exception):
-                    raise error
+                    raise judged(error)
     finally:
         for task in watching:
             task.cancel()
