@@ -111,7 +111,7 @@ class Stream:
                 if time.monotonic() - began >= STEADY_SECONDS:
                     pause = FIRST_PAUSE_SECONDS
                 if pause == FIRST_PAUSE_SECONDS:  # once for an outage, however many attempts that takes
-                    log.warning("account %s: its stream ended, polling goes on: %s", self._name, str(error) or SILENT)
+                    log.warning("account %s: its stream is down, polling goes on: %s", self._name, str(error) or SILENT)
                     self._lost = True
             else:
                 log.info("account %s: there is no stream, it is polled", self._name)

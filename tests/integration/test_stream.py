@@ -296,7 +296,7 @@ async def test_it_listens_again_after_an_error_and_after_silence(
     await asyncio.wait_for(venue.told.wait(), 20)
     assert (venue.opened, venue.closed) == (3, 2)
     assert [record.getMessage() for record in caplog.records] == [
-        "account main: its stream ended, polling goes on: cut off"
+        "account main: its stream is down, polling goes on: cut off"
     ]
     venue.told.clear()
     for _ in range(SILENT_AFTER):

@@ -145,7 +145,7 @@ def test_s12_the_stream_is_cut_and_comes_back(desk: Desk) -> None:
     trade(desk)
     desk.wait_for_status(order, "filled")
     assert desk.value(SOURCES, order) == ["stream"]
-    assert trader.output.count("its stream ended") == 1
+    assert trader.output.count("its stream is down") == 1
     assert desk.venue.key not in trader.output
     assert desk.venue.secret not in trader.output
     assert trader.stop() == 0

@@ -58,7 +58,7 @@ class Listener:
         client: Any = super().client(url)  # type: ignore[misc]
         if not known:
             client.handle_text_or_binary_message = partial(self._read, client)
-            client.reject = partial(self._reject, client.reject)
+            client.reject = partial(self._reject, client, client.reject)
         return client
 
     def _read(self, client: Any, data: str | bytes) -> None:
@@ -76,10 +76,15 @@ class Listener:
         for report in self._reports():
             self.heard.put_nowait(report)
 
-    def _reject(self, rejected: Callable[..., Any], error: Any, message_hash: str | None = None) -> Any:
-        """ccxt tells an error to whoever waits for that message, which may be nobody."""
+    def _reject(self, client: Any, rejected: Callable[..., Any], error: Any, message_hash: str | None = None) -> Any:
+        """ccxt tells an error to whoever waits for that message, which may be nobody: asyncio would log all of it."""
         self.fail(error if isinstance(error, Exception) else Unknown(str(error)))
-        return rejected(error, message_hash)
+        futures = list(client.futures.values())
+        result = rejected(error, message_hash)
+        for future in futures:
+            if future.done() and not future.cancelled():
+                future.exception()  # taken note of
+        return result
 
     def _reports(self) -> list[OrderReport]:
         """What one message said: orders with the executions that came with them, then executions that came alone."""
@@ -128,7 +133,7 @@ def _is_whole(trade: Row) -> bool:
 
 
 async def executions(client: Any, judged: Callable[[Exception], Exception]) -> AsyncGenerator[list[OrderReport], None]:
-    """What the stream brings, as it comes: all of a moment at once. Raises what ended it, `judged`; closes the client."""
+    """What the stream brings: all of a moment at once. Raises what ended it, as `judged`; closes the client."""
     names = [method for feature, method in _WATCHERS.items() if client.has.get(feature)]
     watching = [asyncio.create_task(_watch(client, getattr(client, name))) for name in names]
     try:
