@@ -31,6 +31,8 @@ STEADY_SECONDS = 30.0
 """A stream that has lasted so long was no failed attempt: the next one is made at once."""
 SILENT_AFTER = 3
 """Facts that the poll alone has brought, one after the other, while the stream said nothing: it is dead."""
+ANSWER_SECONDS = 0.25
+"""An order that was sent just now has its answer on the way, which says the same and is settled with many others."""
 SILENT = "it said nothing while orders moved"
 _ENDED = ("filled", "canceled", "expired", "rejected", "denied")
 
@@ -40,6 +42,8 @@ STREAMED = "SELECT id, name FROM account WHERE stream AND id = ANY(%(accounts)s)
 # One that has another number there is another order; one that was never sent is for reconciliation to judge.
 OURS = """
 SELECT x.place, o.id, o.status::text, o.filled_quantity, o.venue_order_id,
+       o.status = 'submitted' AND o.in_doubt_since IS NULL
+         AND o.submitted_at > clock_timestamp() - interval '1 s' AS fresh,
        ARRAY(SELECT f.trade_id FROM fill f WHERE f.order_id = o.id AND f.trade_id = ANY(%(trades)s::text[])) AS booked
   FROM unnest(%(places)s::int[], %(names)s::uuid[], %(symbols)s::text[], %(numbers)s::text[])
          x (place, name, symbol, number)
@@ -143,11 +147,25 @@ class Stream:
 async def settle_reports(desk: Desk, account_id: int, reports: Iterable[OrderReport]) -> None:
     """Settle what is new in these reports and about our orders. The rest is left to reconciliation."""
     told = merged(reports)
+    rows = await _ours(desk, account_id, told)
+    await _settle(desk, told, [row for row in rows if not row.fresh])
+    if any(row.fresh for row in rows):
+        await asyncio.sleep(ANSWER_SECONDS)
+        told = [told[row.place] for row in rows if row.fresh]
+        await _settle(desk, told, await _ours(desk, account_id, told))
+
+
+async def _ours(desk: Desk, account_id: int, told: Sequence[OrderReport]) -> list[Any]:
+    """The orders that are told of, each once."""
     async with desk.pool.connection() as connection:
-        rows = {row.id: row for row in await fetch_all(connection, OURS, _parameters(account_id, told))}
+        rows = await fetch_all(connection, OURS, _parameters(account_id, told))
+    return list({row.id: row for row in rows}.values())
+
+
+async def _settle(desk: Desk, told: Sequence[OrderReport], rows: Sequence[Any]) -> None:
     outcomes = [
         Outcome(row.id, None, "accepted", source="stream", report=told[row.place])
-        for row in rows.values()
+        for row in rows
         if has_news(row, told[row.place])
     ]
     for first in range(0, len(outcomes), OUTCOMES_PER_SETTLE):

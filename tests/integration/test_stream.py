@@ -144,7 +144,7 @@ async def test_an_execution_alone_is_found_by_the_venues_number(books: Books, po
 @pytest.mark.parametrize(
     "change",
     [
-        {"client_order_id": str(uuid4())},
+        {"client_order_id": "7f1de5e1-9a0b-4c69-8d3c-0d6f3a2b1c00"},
         {"client_order_id": "somebody-elses"},
         {"client_order_id": None, "venue_order_id": "v2"},
         {"symbol": "ETH/USDT"},

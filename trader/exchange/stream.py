@@ -28,6 +28,7 @@ GATHER_SECONDS = 0.05
 PING_MILLISECONDS = 10_000
 """A venue that has not answered two pings is gone."""
 CLOSE_SECONDS = 1.0
+ASK_SECONDS = 1.0
 _REMEMBERED = 1000
 _WATCHERS = {"watchOrders": "watch_orders", "watchMyTrades": "watch_my_trades"}
 Row = dict[str, Any]
@@ -155,13 +156,14 @@ async def executions(client: Any, judged: Callable[[Exception], Exception]) -> A
 
 
 async def _watch(client: Any, ask: Callable[[], Any]) -> None:
-    """Keep a subscription: what it answers was noted already."""
+    """Keep a subscription. What it answers was noted already: it is asked seldom, for asking costs more than noting."""
     while True:
         try:
             await ask()
         except Exception as error:
             client.fail(error)
             return
+        await asyncio.sleep(ASK_SECONDS)
 
 
 async def _close(client: Any) -> None:
