@@ -77,7 +77,8 @@ def _objects(url: str) -> set[tuple[str, str]]:
         UNION ALL
         SELECT 'value', enumtypid::regtype || ' ' || enumlabel FROM pg_enum
         UNION ALL
-        SELECT 'column', a.attrelid::regclass || ' ' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        SELECT 'column', a.attrelid::regclass || ' ' || a.attname
+          FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
          WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
            AND c.relname <> 'alembic_version' AND a.attnum > 0 AND NOT a.attisdropped
         UNION ALL
