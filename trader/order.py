@@ -118,7 +118,7 @@ UPDATE "order" o SET in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp
        absences = CASE WHEN x.never_sent THEN %(proof)s ELSE o.absences END
   FROM unnest(%(ids)s::bigint[], %(reasons)s::text[], %(pauses)s::float8[], %(never_sent)s::bool[])
          x (id, reason, pause, never_sent)
- WHERE o.id = x.id
+ WHERE o.id = x.id AND o.status = 'submitted'
 """
 
 NAME_AT_VENUE = """
@@ -181,13 +181,13 @@ Verdict = Literal["accepted", "refused", "in doubt", "never sent", "denied", "ca
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a send, a look-up or a poll: to be settled in one transaction."""
+    """What became of an order, as an answer, a look-up, a poll or the stream says: to be settled in one transaction."""
 
     order_id: int
     fence: int | None
-    """The fence we hold the order under; None for facts read by a poll, which need none."""
+    """The fence we hold the order under; None for facts that a poll or the stream brings, which need none."""
     verdict: Verdict
-    source: Literal["answer", "look-up", "poll", "reconciliation"] = "answer"
+    source: Literal["answer", "look-up", "poll", "stream", "reconciliation"] = "answer"
     report: OrderReport | None = None
     fills: tuple[FillReport, ...] = ()
     reason: str | None = None

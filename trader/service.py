@@ -15,6 +15,7 @@ from trader.errors import DatabaseError, TallydeskError
 from trader.exchange.protocol import Exchange
 from trader.recovery import recover
 from trader.role import Role
+from trader.stream import Streams
 from trader.trader import Desk, Trader
 from trader.watch import Watch
 
@@ -64,8 +65,9 @@ async def _run_loops(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, trader.stop.set)
     cancels = asyncio.Event()
-    watch = Watch(trader.desk, watching)
     async with asyncio.TaskGroup() as group:
+        streams = Streams(trader.desk, group)
+        watch = Watch(trader.desk, watching, streams)
         background = [
             group.create_task(_give_up_when_lost(held)),
             group.create_task(_listen(listening, {"order_queued": trader.wake, "order_cancel": cancels})),
@@ -74,6 +76,7 @@ async def _run_loops(
             group.create_task(_repeat(lambda: _new_accounts(settings, trader.desk), NEW_ACCOUNTS_SECONDS)),
         ]
         await trader.run()
+        streams.stop()
         for task in background:
             task.cancel()
 

@@ -36,7 +36,7 @@ async def settle(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     await _raise_incidents(connection, booked, before, after)
     missed = {outcome.order_id for outcome in outcomes if outcome.source == "reconciliation"} & set(booked)
     for order_id in sorted(missed):
-        message = f"{booked.count(order_id)} booked that no answer, look-up or poll had brought"
+        message = f"{booked.count(order_id)} booked that no answer, look-up, poll or stream had brought"
         await _raise_incident(connection, "notice", "missing fill booked", message, before[order_id])
 
 
@@ -73,7 +73,7 @@ async def _release_lanes(connection: Connection, outcomes: Sequence[Outcome]) ->
 async def book_fills(connection: Connection, outcomes: Sequence[Outcome]) -> list[int]:
     """Insert the fills that are not known yet; the order id of each new one."""
     new: list[int] = []
-    for source in ("answer", "look-up", "poll", "reconciliation"):
+    for source in ("answer", "look-up", "poll", "stream", "reconciliation"):
         fills = [
             (outcome.order_id, fill)
             for outcome in outcomes
@@ -117,6 +117,8 @@ async def _move_on(
             )
             reason = outcome.reason or _why(status, before[outcome.order_id].status)
             moves.append((outcome.order_id, status, outcome.report.venue_order_id, reason))
+        elif before[outcome.order_id].status != "submitted":
+            log.info("order %s: %s no more, the stream knows better", outcome.order_id, outcome.verdict)
         elif outcome.verdict == "refused":
             moves.append((outcome.order_id, "rejected", None, outcome.reason))
         elif outcome.verdict in ("denied", "canceled"):

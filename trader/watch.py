@@ -12,6 +12,7 @@ from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import ExchangeError, Refused
 from trader.exchange.protocol import Exchange, OrderReport
 from trader.order import Outcome
+from trader.stream import Streams
 from trader.trader import Desk, settle_in_transaction
 from trader.trigger import look_at_waiting
 
@@ -34,19 +35,23 @@ UPDATE "order" SET status = 'pending_cancel' WHERE id = %(id)s AND status IN ('a
 class Watch:
     """The open orders of the accounts that this process watches, over one connection that holds their locks."""
 
-    def __init__(self, desk: Desk, connection: Connection) -> None:
+    def __init__(self, desk: Desk, connection: Connection, streams: Streams) -> None:
         self._desk = desk
         self._connection = connection
+        self._streams = streams
         self._ours: set[int] = set()
 
     async def look(self) -> None:
         """Look at every open order once. A venue that cannot be read is read again at the next look."""
-        for account_id, exchange in list(self._desk.exchanges.items()):
-            if await self._is_ours(account_id):
-                rows = await fetch_all(self._connection, OPEN, {"account": account_id})
-                with suppress(ExchangeError):
-                    await self._look_at(exchange, rows)
-                await look_at_waiting(self._desk, account_id, exchange)
+        ours = [
+            (number, exchange) for number, exchange in [*self._desk.exchanges.items()] if await self._is_ours(number)
+        ]
+        await self._streams.tend(self._connection, [number for number, _ in ours])
+        for account_id, exchange in ours:
+            rows = await fetch_all(self._connection, OPEN, {"account": account_id})
+            with suppress(ExchangeError):
+                await self._look_at(account_id, exchange, rows)
+            await look_at_waiting(self._desk, account_id, exchange)
 
     async def _is_ours(self, account_id: int) -> bool:
         if (
@@ -56,7 +61,7 @@ class Watch:
             self._ours.add(account_id)
         return account_id in self._ours
 
-    async def _look_at(self, exchange: Exchange, rows: list[Any]) -> None:
+    async def _look_at(self, account_id: int, exchange: Exchange, rows: list[Any]) -> None:
         for row in rows:
             if row.cancel_requested_at is not None:
                 await self._cancel(exchange, row)
@@ -67,8 +72,8 @@ class Watch:
                 log.warning("%s: open orders cannot be read now: %s", symbol, error)
                 raise
             for row in rows:
-                if row.symbol == symbol:
-                    await self._refresh(exchange, row, still_open.get(row.venue_order_id))
+                if row.symbol == symbol and await self._refresh(exchange, row, still_open.get(row.venue_order_id)):
+                    self._streams.missed(account_id)
 
     async def _cancel(self, exchange: Exchange, row: Any) -> None:
         """Ask for a cancel. Whatever the answer, what became of the order is read, not assumed."""
@@ -81,15 +86,16 @@ class Watch:
         except ExchangeError as error:
             log.warning("order %s: the cancel has no answer yet, it is asked for again: %s", row.id, error)
 
-    async def _refresh(self, exchange: Exchange, row: Any, report: OrderReport | None) -> None:
-        """Book what is new. An order that is open with nothing new costs no further call."""
+    async def _refresh(self, exchange: Exchange, row: Any, report: OrderReport | None) -> bool:
+        """Book what is new; whether there was any. An order that is open with nothing new costs no further call."""
         if report is not None and report.filled_quantity == row.filled_quantity:
-            return
+            return False
         if report is None:
             report = await exchange.find(row.symbol, str(row.client_order_id))
         if report is None:
             log.error("order %s: the venue accepted it as %s and does not know it any more", row.id, row.venue_order_id)
-            return
+            return False
         fills = await exchange.fills(row.symbol, venue_order_id=report.venue_order_id)
         outcome = Outcome(row.id, None, "accepted", source="poll", report=report, fills=tuple(fills))
         await settle_in_transaction(self._desk.pool, [outcome])
+        return True

@@ -69,11 +69,18 @@ def test_every_revision_has_its_two_files_and_no_file_is_left_over() -> None:
 
 
 def _objects(url: str) -> set[tuple[str, str]]:
-    """Relations, types, functions, triggers and grants in the public schema, by kind and full name."""
+    """Relations, columns, types, values, functions, triggers and grants in the public schema, by kind and full name."""
     query = """
         SELECT relkind::text, relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
         UNION ALL
         SELECT 'type', typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype IN ('e', 'd')
+        UNION ALL
+        SELECT 'value', enumtypid::regtype || ' ' || enumlabel FROM pg_enum
+        UNION ALL
+        SELECT 'column', a.attrelid::regclass || ' ' || a.attname
+          FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
+           AND c.relname <> 'alembic_version' AND a.attnum > 0 AND NOT a.attisdropped
         UNION ALL
         SELECT 'function', oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         UNION ALL

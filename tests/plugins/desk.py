@@ -68,6 +68,7 @@ SELECT count(*) AS rows, count(DISTINCT (account_id, market_id, trade_id, side))
 WAITING = """
 SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
 """
+SUBSCRIBE = "userDataStream.subscribe.signature"
 LEASE_ENDS = "UPDATE lane SET lease_until = clock_timestamp() - interval '1 s' WHERE owner IS NOT NULL"
 
 
@@ -124,6 +125,13 @@ class Process:
     def output(self) -> str:
         return self._log.read_text()
 
+    def wait_for_output(self, words: str) -> None:
+        """Until it has said these words."""
+        deadline = time.monotonic() + PATIENCE
+        while words not in self.output:
+            assert time.monotonic() < deadline, f"it did not say {words!r}: {self.output[-1500:]}"
+            time.sleep(0.02)
+
 
 class Desk:
     """A database, a venue, an account `main` at it, and the processes that a test starts."""
@@ -140,7 +148,8 @@ class Desk:
             "INSERT INTO exchange (name, ccxt_id, replay, options) VALUES ('binance', 'binance', true, %s)", options
         )
         self.execute(
-            "INSERT INTO account (name, exchange_id, mode, credentials) VALUES ('main', 1, %s, 'TEST')", self.mode
+            "INSERT INTO account (name, exchange_id, mode, credentials, stream) VALUES ('main', 1, %s, 'TEST', false)",
+            self.mode,
         )
         self.execute("INSERT INTO asset (code) VALUES ('USDT'), ('BTC'), ('BNB')")
         self.execute(MARKET_ROW)
@@ -268,6 +277,21 @@ class Desk:
         self.wait_for_status(self.order(name, side="sell", quantity="0.001"), "denied")
         self.wait_for("SELECT EXISTS (SELECT FROM role_status WHERE alive AND kind = 'trader')")
         return trader
+
+    def listen(self) -> None:
+        """Let traders hear the venue's stream.
+
+        Most tests do without: it is faster than the look-ups and polls that they are about.
+        """
+        self.execute("UPDATE account SET stream = true")
+
+    def heard(self, times: int = 1) -> None:
+        """Wait until traders have subscribed to the stream so many times since the venue was started."""
+        self.venue.wait_for_log(lambda _: len(self.subscriptions()) >= times)
+
+    def subscriptions(self) -> list[dict[str, Any]]:
+        """Every subscription to the account's stream that the venue has accepted since it was started."""
+        return [one for one in self.venue.log() if one["path"] == SUBSCRIBE and one["acted"]]
 
     def posts(self) -> list[dict[str, Any]]:
         """Every request for a new order that the venue has seen since it was started."""

@@ -172,7 +172,8 @@ def test_s10_the_look_up_is_impossible_for_an_hour(desk: Desk) -> None:
     desk.as_trader("""UPDATE "order" SET submitted_at = submitted_at - interval '1 h', next_look_at = clock_timestamp(),
       receive_deadline = receive_deadline - interval '1 h', in_doubt_since = in_doubt_since - interval '1 h'
       WHERE status = 'submitted'""")
-    desk.wait_for("SELECT next_look_at > clock_timestamp() + interval '20 s' FROM order_in_doubt")  # pauses have grown
+    grown = "SELECT next_look_at > clock_timestamp() + interval '20 s' AND reason LIKE 'the look-up failed: %%'"
+    desk.wait_for(f"{grown} FROM order_in_doubt")  # a look-up that has begun plans the next one, too, with no reason
     doubt = desk.execute("SELECT * FROM order_in_doubt")[0]
     assert (doubt.id, doubt.held, doubt.absences) == (order, 60, 0)
     assert doubt.age.total_seconds() > 3600

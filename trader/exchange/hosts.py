@@ -15,9 +15,18 @@ SANDBOX_HOSTS: dict[str, frozenset[str]] = {
             "demo-api.binance.com",
             "demo-fapi.binance.com",
             "demo-dapi.binance.com",
+            # websockets
+            "stream.testnet.binance.vision",
+            "ws-api.testnet.binance.vision",
+            "demo-stream.binance.com",
+            "demo-ws-api.binance.com",
+            "fstream.binancefuture.com",
+            "dstream.binancefuture.com",
         }
     ),
-    "bybit": frozenset({"api-testnet.bybit.com", "api-demo.bybit.com"}),
+    "bybit": frozenset(
+        {"api-testnet.bybit.com", "api-demo.bybit.com", "stream-testnet.bybit.com", "stream-demo.bybit.com"}
+    ),
     "krakenfutures": frozenset({"demo-futures.kraken.com"}),
 }
 

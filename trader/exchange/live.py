@@ -5,20 +5,22 @@ One `LiveExchange` is one account at one venue, used from one event loop. Reques
 within this process only.
 """
 
+import asyncio
 import base64
 import binascii
 import decimal as numbers
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 import ccxt.async_support as ccxt
 
 from trader.clock import from_milliseconds, to_milliseconds
-from trader.errors import ConfigError, ExchangeError, Refused, Retry, Unknown
-from trader.exchange import convert
+from trader.errors import ConfigError, ExchangeError, Refused, Retry, TallydeskError, Unknown
+from trader.exchange import convert, stream
 from trader.exchange.credentials import Credentials, refuse_secrets, scrub
 from trader.exchange.hosts import drop_defaults, flat_urls, require_loopback, require_sandbox
 from trader.exchange.paging import PAGES, Ask
@@ -67,17 +69,45 @@ def connect(
     refuse_secrets(options)
     _refuse_forbidden(options, "options")
     venue = venue_of(ccxt_id)
-    client = _client(ccxt_id, venue, options, credentials)
-    _enter_mode(client, ccxt_id, mode)
-    return LiveExchange(client, ccxt_id, venue, credentials)
-
-
-def _client(ccxt_id: str, venue: Venue, options: Mapping[str, Any], credentials: Credentials | None) -> Any:
     if ccxt_id not in ccxt.exchanges:
         raise ConfigError(f"ccxt_id: {ccxt_id!r} is not an exchange of ccxt {ccxt.__version__}")
-    tapped = type(ccxt_id, (Tap, getattr(ccxt, ccxt_id)), {"pin_clock": venue.pin == "clock"})
+    ways = _Ways(ccxt_id, venue, options, credentials, mode)
+    return LiveExchange(_client(ways, getattr(ccxt, ccxt_id), Tap), ways)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """What every client of one connection is made with."""
+
+    ccxt_id: str
+    venue: Venue
+    options: Mapping[str, Any]
+    credentials: Credentials | None
+    mode: Mode
+
+
+def _listener(ways: _Ways, reader: Any) -> Any:
+    """A client for the account's stream, with the markets that `reader` knows; None if ccxt has no stream there.
+
+    Takes a moment: for a thread."""
+    import ccxt.pro
+    from ccxt.async_support.base.ws.cache import ArrayCacheBySymbolById
+
+    if ways.credentials is None or ways.ccxt_id not in ccxt.pro.exchanges:
+        return None
+    client = _client(ways, getattr(ccxt.pro, ways.ccxt_id), stream.Listener, Tap)
+    if not stream.supports(client):
+        return None
+    client.set_markets_from_exchange(reader)
+    client.listen(ArrayCacheBySymbolById)
+    return client
+
+
+def _client(ways: _Ways, kind: type, *taps: type) -> Any:
+    ccxt_id, venue, credentials = ways.ccxt_id, ways.venue, ways.credentials
+    tapped = type(ccxt_id, (*taps, kind), {"pin_clock": venue.pin == "clock"})
     try:
-        extended = ccxt.Exchange.deep_extend(_DEFAULTS, {"options": venue.defaults}, dict(options))
+        extended = ccxt.Exchange.deep_extend(_DEFAULTS, {"options": venue.defaults}, dict(ways.options))
         client = tapped(extended | _keys(credentials))
     except Exception as error:
         raise ConfigError(scrub(f"{ccxt_id}: options: {type(error).__name__}: {error}", credentials)) from None
@@ -89,6 +119,7 @@ def _client(ccxt_id: str, venue: Venue, options: Mapping[str, Any], credentials:
     client.logger.disabled = True
     if credentials is not None:
         _check_keys(client, venue, credentials)
+    _enter_mode(client, kind, ways)
     return client
 
 
@@ -120,9 +151,10 @@ def _refuse_forbidden(node: Any, path: str) -> None:
         _refuse_forbidden(value, f"{path}.{key}")
 
 
-def _enter_mode(client: Any, ccxt_id: str, mode: Mode) -> None:
+def _enter_mode(client: Any, kind: type, ways: _Ways) -> None:
+    ccxt_id, mode = ways.ccxt_id, ways.mode
     if mode == "simulator":
-        default = getattr(ccxt, ccxt_id)().urls["api"]
+        default = kind().urls["api"]
         client.urls["api"] = drop_defaults(client.urls["api"], default) or {}
         require_loopback(ccxt_id, _urls(client))
         client.timeout_on_exit = 0
@@ -131,6 +163,8 @@ def _enter_mode(client: Any, ccxt_id: str, mode: Mode) -> None:
             client.enable_demo_trading(True) if mode == "paper" else client.set_sandbox_mode(True)
         except Exception as error:
             raise ConfigError(f"{ccxt_id}: mode {mode} is not possible here: {type(error).__name__}: {error}") from None
+        if isinstance(sockets := client.urls["api"].get("ws"), dict):
+            sockets.pop("public", None)  # nobody asks for them here, and Bybit's test systems have none of their own
         require_sandbox(ccxt_id, mode, _urls(client))
     elif mode != "live":
         raise ConfigError(f"mode: {mode!r}: allowed are simulator, paper, sandbox, live")
@@ -143,13 +177,14 @@ def _urls(client: Any) -> dict[str, str]:
 class LiveExchange:
     """`protocol.Exchange` over ccxt. See there for what each call promises."""
 
-    def __init__(self, client: Any, ccxt_id: str, venue: Venue, credentials: Credentials | None) -> None:
+    def __init__(self, client: Any, ways: _Ways) -> None:
         self._client = client
-        self._venue = venue
-        self._credentials = credentials
-        self._is_prepared = venue.prepare is None
-        self.ccxt_id = ccxt_id
-        self.pins_submitted_at = venue.pin != "none"
+        self._ways = ways
+        self._venue = ways.venue
+        self._credentials = ways.credentials
+        self._is_prepared = ways.venue.prepare is None
+        self.ccxt_id = ways.ccxt_id
+        self.pins_submitted_at = ways.venue.pin != "none"
         """True if the venue itself refuses a request after submitted_at + receive_window, so that "not found"
         past that moment is proof. Where it is False, absence is never proven."""
 
@@ -321,6 +356,12 @@ class LiveExchange:
         ask = self._client.fetch_order_trades
         return await self._list("order_fills", lambda: ask(order_id, symbol, None, None, params))
 
+    async def executions(self) -> AsyncGenerator[list[OrderReport], None] | None:
+        await self._ready()
+        client = await self._call("read", lambda: asyncio.to_thread(_listener, self._ways, self._client))
+        judged = partial(self._judged, "read", call=Call(sent=True))
+        return None if client is None else stream.executions(client, judged)
+
     async def close(self) -> None:
         await self._client.close()
 
@@ -358,7 +399,7 @@ class LiveExchange:
             # ccxt changes the rounding of the current decimal context: ours must not follow.
             with numbers.localcontext():
                 return await ask()
-        except ExchangeError as error:
+        except TallydeskError as error:
             failure = error
         except Exception as error:
             # ccxt's own bugs included: after the send they are as doubtful as a lost answer.

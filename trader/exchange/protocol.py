@@ -1,9 +1,11 @@
-"""What Tallydesk needs of a venue: twelve calls, in Decimal and UTC, and the four ways they fail.
+"""What Tallydesk needs of a venue: twelve calls and, where there is one, a stream; in Decimal and UTC, and the four
+ways they fail.
 
 Every call may raise `errors.Refused`, `errors.Retry`, `errors.Unknown` or `errors.Fatal`. For calls that
 only read, `Retry` and `Unknown` both mean "could not read": never "empty".
 """
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -161,5 +163,12 @@ class Exchange(Protocol):
         self, symbol: str, *, venue_order_id: str | None = None, since: datetime | None = None
     ) -> list[FillReport]:
         """Executions on a market, oldest first, all pages; of one order, or since a moment."""
+
+    async def executions(self) -> AsyncGenerator[list[OrderReport], None] | None:
+        """What happens to the account's orders, ours or not, as the venue's stream brings it: all of a moment at once.
+
+        None if there is no stream. It may leave out, repeat or swap anything, and ends only by an error; close it
+        with `aclose`. Raises ConfigError where it would talk to a host that the mode does not allow.
+        """
 
     async def close(self) -> None: ...
