@@ -128,20 +128,24 @@ class Stream:
         events = await self._desk.exchanges[self._account_id].executions()
         if events is None:
             return
-        self._missed = 0
-        async with asyncio.timeout(None) as self._patience, aclosing(events):
-            async for reports in events:
+        try:
+            async with asyncio.timeout(None) as self._patience, aclosing(events):
                 self._missed = 0
-                if self._lost:
-                    log.info("account %s: its stream is back", self._name)
-                    self._lost = False
-                await settle_reports(self._desk, self._account_id, reports)
+                async for reports in events:
+                    self._missed = 0
+                    if self._lost:
+                        log.info("account %s: its stream is back", self._name)
+                        self._lost = False
+                    await settle_reports(self._desk, self._account_id, reports)
+        finally:
+            self._patience = None
 
     def miss(self) -> None:
         """The poll has found what this stream has not said. Told too often, it listens anew."""
         self._missed += 1
-        if self._missed == SILENT_AFTER and self._patience is not None:
+        if self._missed >= SILENT_AFTER and self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())
+            self._patience = None
 
 
 async def settle_reports(desk: Desk, account_id: int, reports: Iterable[OrderReport]) -> None:

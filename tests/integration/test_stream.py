@@ -299,7 +299,11 @@ async def test_it_listens_again_after_an_error_and_after_silence(
         "account main: its stream is down, polling goes on: cut off"
     ]
     venue.told.clear()
-    for _ in range(SILENT_AFTER):
+    venue.ended.clear()
+    for _ in range(SILENT_AFTER + 2):
+        stream.miss()
+    await asyncio.wait_for(venue.ended.wait(), 20)
+    for _ in range(SILENT_AFTER + 2):  # it is down: there is nothing to end
         stream.miss()
     await asyncio.wait_for(venue.told.wait(), 20)
     assert (venue.opened, venue.closed) == (4, 3)
