@@ -72,8 +72,9 @@ class Streams:
         rows = await fetch_all(connection, STREAMED, {"accounts": list(accounts)})
         wanted = {row.id: row.name for row in rows}
         for account_id in self._streams.keys() - wanted.keys():
-            self._streams.pop(account_id)[1].cancel()
-            log.info("account %s is polled only from now on, as its row wants it", account_id)
+            stream, task = self._streams.pop(account_id)
+            task.cancel()
+            log.info("account %s: it is polled only from now on, as its row wants it", stream.name)
         for account_id in wanted.keys() - self._streams.keys():
             stream = Stream(self._desk, account_id, wanted[account_id])
             self._streams[account_id] = stream, self._group.create_task(stream.run())
@@ -95,7 +96,7 @@ class Stream:
     def __init__(self, desk: Desk, account_id: int, name: str) -> None:
         self._desk = desk
         self._account_id = account_id
-        self._name = name
+        self.name = name
         self._lost = False
         self._missed = 0
         self._patience: asyncio.Timeout | None = None
@@ -109,16 +110,16 @@ class Stream:
             try:
                 await self._listen()
             except ConfigError as error:
-                log.warning("account %s: there is no stream, it is polled: %s", self._name, error)
+                log.warning("account %s: there is no stream, it is polled: %s", self.name, error)
                 return
             except (ExchangeError, TimeoutError) as error:
                 if time.monotonic() - began >= STEADY_SECONDS:
                     pause = FIRST_PAUSE_SECONDS
                 if pause == FIRST_PAUSE_SECONDS:  # once for an outage, however many attempts that takes
-                    log.warning("account %s: its stream is down, polling goes on: %s", self._name, str(error) or SILENT)
+                    log.warning("account %s: its stream is down, polling goes on: %s", self.name, str(error) or SILENT)
                     self._lost = True
             else:
-                log.info("account %s: there is no stream, it is polled", self._name)
+                log.info("account %s: there is no stream, it is polled", self.name)
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -128,20 +129,24 @@ class Stream:
         events = await self._desk.exchanges[self._account_id].executions()
         if events is None:
             return
-        self._missed = 0
-        async with asyncio.timeout(None) as self._patience, aclosing(events):
-            async for reports in events:
+        try:
+            async with asyncio.timeout(None) as self._patience, aclosing(events):
                 self._missed = 0
-                if self._lost:
-                    log.info("account %s: its stream is back", self._name)
-                    self._lost = False
-                await settle_reports(self._desk, self._account_id, reports)
+                async for reports in events:
+                    self._missed = 0
+                    if self._lost:
+                        log.info("account %s: its stream is back", self.name)
+                        self._lost = False
+                    await settle_reports(self._desk, self._account_id, reports)
+        finally:
+            self._patience = None
 
     def miss(self) -> None:
         """The poll has found what this stream has not said. Told too often, it listens anew."""
         self._missed += 1
-        if self._missed == SILENT_AFTER and self._patience is not None:
+        if self._missed >= SILENT_AFTER and self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())
+            self._patience = None
 
 
 async def settle_reports(desk: Desk, account_id: int, reports: Iterable[OrderReport]) -> None:

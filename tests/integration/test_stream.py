@@ -293,13 +293,16 @@ async def test_it_listens_again_after_an_error_and_after_silence(
     stream = Stream(desk_of(pool, venue), 1, "main")
     caplog.set_level("INFO", "stream")
     listening = asyncio.create_task(stream.run())
+    await asyncio.wait_for(venue.ended.wait(), 20)
+    for _ in range(SILENT_AFTER):  # it is down: there is nothing to end
+        stream.miss()
     await asyncio.wait_for(venue.told.wait(), 20)
     assert (venue.opened, venue.closed) == (3, 2)
     assert [record.getMessage() for record in caplog.records] == [
         "account main: its stream is down, polling goes on: cut off"
     ]
     venue.told.clear()
-    for _ in range(SILENT_AFTER):
+    for _ in range(SILENT_AFTER + 2):
         stream.miss()
     await asyncio.wait_for(venue.told.wait(), 20)
     assert (venue.opened, venue.closed) == (4, 3)

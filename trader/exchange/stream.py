@@ -10,7 +10,6 @@ import asyncio
 import decimal as numbers
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,8 +26,8 @@ GATHER_SECONDS = 0.05
 """Events are gathered for so long: they come in groups, and beside the answer to the request that caused them."""
 PING_MILLISECONDS = 10_000
 """A venue that has not answered two pings is gone."""
-CLOSE_SECONDS = 1.0
 ASK_SECONDS = 1.0
+CLOSE_SECONDS = 1.0
 _REMEMBERED = 1000
 _WATCHERS = {"watchOrders": "watch_orders", "watchMyTrades": "watch_my_trades"}
 Row = dict[str, Any]
@@ -71,11 +70,10 @@ class Listener:
             # ccxt changes the rounding of the current decimal context: ours must not follow.
             with numbers.localcontext():
                 self.handle_message(client, exact_json(text) if text[:1] in ("{", "[") else text)  # type: ignore[attr-defined]
+            for report in self._reports():
+                self.heard.put_nowait(report)
         except Exception as error:
             self.fail(error)
-            return
-        for report in self._reports():
-            self.heard.put_nowait(report)
 
     def _reject(self, client: Any, rejected: Callable[..., Any], error: Any, message_hash: str | None = None) -> Any:
         """ccxt tells an error to whoever waits for that message, which may be nobody: asyncio would log all of it."""
@@ -168,11 +166,13 @@ async def _watch(client: Any, ask: Callable[[], Any]) -> None:
 
 async def _close(client: Any) -> None:
     """At once: a venue that is gone would let a polite good-bye wait for ten seconds."""
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(CLOSE_SECONDS):
             if client.session is not None:
                 await client.session.close()
             await client.close()
+    except Exception as error:  # it is of no use any more, however it ends
+        log.info("a stream was closed with %s", type(error).__name__)
 
 
 def supports(client: Any) -> bool:
