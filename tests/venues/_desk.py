@@ -26,6 +26,7 @@ from trader.market import sync_markets
 from trader.reconcile import reconcile_account
 from trader.recovery import recover
 from trader.service import connect_accounts
+from trader.stream import Streams
 from trader.trader import Desk as TradersDesk
 from trader.trader import Trader
 from trader.watch import Watch
@@ -51,7 +52,8 @@ class VenueDesk(Desk):
             json.dumps(venue.options()),
         )
         self.execute(
-            "INSERT INTO account (name, exchange_id, mode, credentials) VALUES ('main', 1, 'simulator', 'TEST')"
+            "INSERT INTO account (name, exchange_id, mode, credentials, stream)"
+            " VALUES ('main', 1, 'simulator', 'TEST', false)"
         )
         asyncio.run(self._sync_markets())
         self.opening = self.balances()
@@ -70,6 +72,17 @@ class VenueDesk(Desk):
         self.traders.append(trader)
         trader.start()
         return trader
+
+    def wait_for(self, statement: str, *parameters: Any, patience: float = 60.0) -> Any:
+        """Poll until the statement's first value is true; it. A trader's own error ends the wait."""
+        deadline = time.monotonic() + patience
+        while not (found := self.value(statement, *parameters)):
+            errors = [trader.error for trader in self.traders if trader.error is not None]
+            if errors:
+                raise errors[0]
+            assert time.monotonic() < deadline, (statement, self.execute("SELECT * FROM orders"))
+            time.sleep(0.02)
+        return found
 
     def buy(self, **fields: Any) -> int:
         return self.order("s", market="venue:BTC/USDT", **fields)
@@ -172,10 +185,10 @@ class TraderThread(threading.Thread):
             watching = await stack.enter_async_context(await connect(url, identity))
             desk = TradersDesk(held.instance, pool, {})
             trader = Trader(desk)
-            watch = Watch(desk, watching)
             await connect_accounts(self._desk.settings, watching, desk)
             stack.push_async_callback(_close, desk)
             async with asyncio.TaskGroup() as group:
+                watch = Watch(desk, watching, Streams(desk, group))
                 group.create_task(_repeat(lambda: recover(desk)))
                 group.create_task(_repeat(watch.look))
                 group.create_task(_repeat(lambda: _wake(trader)))
