@@ -119,6 +119,13 @@ UPDATE "order" o SET in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp
  WHERE o.id = x.id
 """
 
+# Proof of existence that came in place of an answer ("duplicate id"): from now on no absence proves anything.
+NOTE_EXISTENCE = """
+INSERT INTO look_up (order_id, attempt, answer, after_deadline, detail)
+SELECT o.id, o.attempt, 'found', false, 'the answer to the request: ' || x.reason
+  FROM unnest(%(ids)s::bigint[], %(reasons)s::text[]) x (id, reason) JOIN "order" o ON o.id = x.id
+"""
+
 NAME_AT_VENUE = """
 UPDATE "order" SET venue_order_id = %(venue_order_id)s WHERE id = %(id)s AND venue_order_id IS NULL
 """
@@ -190,6 +197,8 @@ class Outcome:
     reason: str | None = None
     pause: float = 0.5
     """Seconds until an order in doubt is looked up."""
+    exists: bool = False
+    """In doubt, but the venue has said that it has an order of this name."""
     halts: bool = False
     """The venue refuses the account as such: stop everything on it."""
     frees_lane: tuple[int, int] | None = None

@@ -2,7 +2,10 @@
 
 An order is in doubt when its answer proved nothing, or when the trader that sent it is gone. It is looked up at the
 venue by our own name for it. Found: settled. Absent: only after the receive deadline, asked twice, is that proof;
-then it is sent again as a new attempt, or denied if it is too old by then. A look-up that fails proves nothing.
+then it is sent again as a new attempt, or denied if it is too old by then. A look-up that fails proves nothing. What
+the venue once said that it has ("duplicate id", too) is not absent, whatever it says later.
+
+Every look is a row of `look_up`; an order that stays in doubt for long becomes an incident.
 """
 
 import asyncio
@@ -46,7 +49,8 @@ UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_sin
 RETURNING o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.sent_quantity,
   o.sent_quote_quantity, o.sent_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.submitted_at,
   o.receive_deadline, o.absences, o.expires_at, o.fence, o.attempt,
-  o.in_doubt_since, a.receive_window, m.symbol
+  o.in_doubt_since, a.receive_window, m.symbol,
+  EXISTS (SELECT FROM look_up k WHERE k.order_id = o.id AND k.answer = 'found') AS known
 """
 
 # What the venue said becomes a row in the statement that plans the next look: neither is there without the other.
@@ -76,8 +80,8 @@ WITH late AS (
      AND NOT EXISTS (SELECT FROM incident i WHERE i.order_id = o.id AND i.kind = 'in doubt')
      FOR NO KEY UPDATE OF o SKIP LOCKED)
 INSERT INTO incident (severity, kind, message, account_id, order_id)
-SELECT 'critical', 'in doubt', format('nobody can say since %%s UTC whether it reached the venue; %%s',
-       to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), order_evidence(id)), account_id, id FROM late
+SELECT 'critical', 'in doubt', 'nobody can say since ' || to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+       || ' UTC whether it reached the venue; ' || order_evidence(id), account_id, id FROM late
 ON CONFLICT DO NOTHING RETURNING order_id, message
 """
 
@@ -156,6 +160,10 @@ async def found(exchange: Exchange, row: Any, report: OrderReport) -> Outcome:
 
 
 async def _absent(desk: Desk, row: Any) -> None:
+    if row.known:  # one "yes" outweighs every "no": such an order is never sent again
+        reason = "not found, but the venue has said before that it has it"
+        await _look_again(desk, row, Look("absent"), reason, row.absences)
+        return
     wait = await _still_on_its_way(desk, row)
     if wait > 0:
         reason = "not found yet; it may still arrive"

@@ -8,7 +8,7 @@ CREATE TABLE look_up (
   order_id        bigint NOT NULL REFERENCES "order",
   attempt         int NOT NULL,
   at              timestamptz NOT NULL DEFAULT clock_timestamp(),
-  trader          uuid NOT NULL,
+  trader          uuid,
   answer          look_up_answer NOT NULL,
   after_deadline  boolean NOT NULL,
   detail          text
@@ -17,8 +17,8 @@ CREATE INDEX look_up_order ON look_up (order_id, attempt, id);
 COMMENT ON TABLE look_up IS 'Every time that an order in doubt was looked up at the venue, and what the venue said. The evidence that settles it.';
 COMMENT ON COLUMN look_up.attempt IS 'Which attempt of the order was in doubt.';
 COMMENT ON COLUMN look_up.at IS 'When the answer was written down.';
-COMMENT ON COLUMN look_up.trader IS 'The instance (role.instance) of the trader that asked.';
-COMMENT ON COLUMN look_up.answer IS 'found: the venue has it; absent: it says that it has not; failed: no answer, which proves nothing.';
+COMMENT ON COLUMN look_up.trader IS 'The instance (role.instance) of the trader that asked. NULL: nobody did, the answer to the request itself said that the venue has it ("duplicate id").';
+COMMENT ON COLUMN look_up.answer IS 'found: the venue has it, and no absence counts any more; absent: it says that it has not; failed: no answer, which proves nothing.';
 COMMENT ON COLUMN look_up.after_deadline IS 'Whether the request could not arrive any more by then: only so "absent" is evidence.';
 COMMENT ON COLUMN look_up.detail IS 'The venue''s words, or what followed from them.';
 CREATE TRIGGER written BEFORE INSERT ON look_up FOR EACH STATEMENT EXECUTE FUNCTION only_from_processes('a trader writes what the venue said');
