@@ -113,7 +113,6 @@ def test_a_trader_that_is_gone_is_an_answer_of_its_kind(desk: Books) -> None:
     taken(desk, 2)
     looked(desk, number, 2, "absent", True, 2)
     sent_again(desk, number, 2)  # and that one dies, too, before it hears
-    desk.trader('UPDATE "order" SET next_look_at = clock_timestamp() WHERE id = %s', number)
     taken(desk, 3)
     answer = "the trader that sent it is gone"
     rows = outcomes(desk, number)
