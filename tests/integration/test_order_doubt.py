@@ -1,5 +1,9 @@
 """What the database writes down of attempts, look-ups and alerts. No trader runs here; its statements do."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,6 +232,23 @@ def test_whoever_listens_is_told(committed_books: Books) -> None:
         )
         notes = list(listener.notifies(timeout=10, stop_after=1))
         assert [(note.channel, note.payload) for note in notes] == [("incident", "")]
+
+
+def test_the_listener_of_the_documentation_tells_what_is_open_and_what_comes(committed_books: Books) -> None:
+    books = committed_books
+    text = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    insert = "INSERT INTO incident (severity, kind, message) VALUES ('notice', 'drill', %s)"
+    books.execute(insert, "before")
+    program = program.replace('"postgresql://..."', repr(books.url))
+    with subprocess.Popen([sys.executable, "-u", "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "drill: before\n"
+            books.execute(insert, "after")
+            assert process.stdout.readline() == "drill: after\n"
+        finally:
+            process.kill()
 
 
 def test_an_alert_and_the_end_of_the_doubt_do_not_miss_each_other(committed_books: Books) -> None:

@@ -52,7 +52,7 @@ def test_the_part_that_is_filled_is_not_bought_again(desk: Desk) -> None:
     desk.check()
 
 
-def test_the_fill_that_is_faster_than_the_cancel_ends_the_replacement(desk: Desk) -> None:
+def test_s14_the_fill_that_is_faster_than_the_cancel_ends_the_replacement(desk: Desk) -> None:
     desk.trader()
     old = resting(desk, "49000")
     desk.venue.fault("reject", endpoint=CANCEL_CALL, code=-2011, message="Unknown order sent.", times=1000)
@@ -102,7 +102,7 @@ def test_an_order_in_doubt_is_settled_before_it_is_replaced(desk: Desk) -> None:
     desk.check()
 
 
-def test_a_stop_sells_what_a_take_profit_left(desk: Desk) -> None:
+def test_s16_a_stop_sells_what_a_take_profit_left(desk: Desk) -> None:
     desk.venue.fault("partial", match={"side": "SELL"}, fraction=0.3)
     entry = desk.order("s", quantity="0.0018")
     both = {"side": "sell", "quantity": "0.0018", "after_id": entry, "parent_id": entry}
@@ -123,7 +123,7 @@ def test_a_stop_sells_what_a_take_profit_left(desk: Desk) -> None:
     desk.check()
 
 
-def test_an_exit_that_asks_for_all_that_was_bought_pays_the_fee_from_it(desk: Desk) -> None:
+def test_s28_an_exit_of_all_that_was_bought_pays_the_fee_from_it(desk: Desk) -> None:
     entry = desk.order("s", quantity="0.0018")
     out = desk.order("s", side="sell", quantity="0.0018", after_id=entry)
     desk.trader()
@@ -131,4 +131,18 @@ def test_an_exit_that_asks_for_all_that_was_bought_pays_the_fee_from_it(desk: De
     assert (order.status, order.filled_quantity) == ("filled", Decimal("0.00179"))
     why = desk.value("SELECT reason FROM order_event WHERE order_id = %s AND to_status = 'queued'", out)
     assert why.endswith(f"0.0017982 of 0.0018 is due: order {entry} brought 0.0017982")
+    desk.check()
+
+
+def test_an_order_that_rests_does_not_expire(desk: Desk) -> None:
+    """`expires_at` is its age when a trader first sees it; at the venue it is good till canceled."""
+    trader = desk.trader()
+    soon = desk.value("SELECT clock_timestamp() + interval '3 s'")
+    order = resting(desk, "49000", expires_at=soon)
+    desk.wait_for("SELECT expires_at < clock_timestamp() FROM orders WHERE id = %s", order)
+    trader.kill()
+    desk.trader()
+    new = limit(desk, "48000", replaces_id=order)
+    assert desk.wait_for_status(new, "accepted", *ENDS).status == "accepted"
+    assert desk.state(order).status == "canceled"
     desk.check()
