@@ -78,6 +78,20 @@ def test_an_order_that_is_answered_has_one_attempt_and_leaves_no_other_row(desk:
     assert desk.value("SELECT count(*) FROM attempt_in_doubt") == 0
 
 
+def test_an_order_that_is_answered_pays_for_none_of_it(desk: Books) -> None:
+    """Each of these triggers has a condition that keeps it off the way of an order without trouble."""
+    ours = {"order_doubt", "order_doubt_ends", "order_replaces_follow", "order_replaces_fixed"}
+    number = desk.queue(quantity=1)
+    claim = """status = 'submitted', attempt = 1, fence = 1, submitted_at = now(), sent_quantity = 1, hold_asset_id = 1,
+      receive_deadline = now() + interval '5 s', hold_quantity = 100"""
+    fired: set[str] = set()
+    for step in (claim, "status = 'accepted'", "status = 'partially_filled'", "status = 'filled'"):
+        plan = desk.trader(f'EXPLAIN (ANALYZE, FORMAT JSON) UPDATE "order" SET {step} WHERE id = {number}')[0][0][0]
+        fired |= {one["Trigger Name"] for one in plan["Triggers"] if one["Calls"] > 0}
+    assert "order_event_update" in fired
+    assert fired & ours == set()
+
+
 def test_one_that_was_never_sent_or_refused(desk: Books) -> None:
     refused, denied = sent(desk), sent(desk)
     desk.move(refused, "rejected")
