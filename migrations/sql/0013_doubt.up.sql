@@ -356,14 +356,14 @@ DECLARE
   definition text;
 BEGIN
   FOR change IN SELECT * FROM (VALUES
-      ('order_follow()', '(moved.triggered OR g.triggered_at IS NOT NULL))', '(moved.triggered OR g.triggered_at IS NOT NULL OR order_may_go_on(g.id, moved.id)))'),
-      ('orders_insert()', 'NEW.venue_order_id, NEW.triggered_at);', 'NEW.venue_order_id, NEW.triggered_at, NEW.due_quantity);'),
-      ('orders_insert()', 'after_id, parent_id, expires_at, bucket_time: the rest', 'after_id, parent_id, replaces_id, expires_at, bucket_time: the rest'),
-      ('orders_insert()', 'NEW.trigger_when, NEW.after_id, NEW.parent_id) > 0', 'NEW.trigger_when, NEW.after_id, NEW.parent_id, NEW.replaces_id) > 0'),
-      ('orders_insert()', 'trigger_price, trigger_when, after_id, parent_id)', 'trigger_price, trigger_when, after_id, parent_id, replaces_id)'),
-      ('orders_insert()', 'NEW.trigger_when::trigger_when, NEW.after_id, NEW.parent_id)', 'NEW.trigger_when::trigger_when, NEW.after_id, NEW.parent_id, NEW.replaces_id)')
+      ('order_follow', '(moved.triggered OR g.triggered_at IS NOT NULL))', '(moved.triggered OR g.triggered_at IS NOT NULL OR order_may_go_on(g.id, moved.id)))'),
+      ('orders_insert', 'NEW.venue_order_id, NEW.triggered_at);', 'NEW.venue_order_id, NEW.triggered_at, NEW.due_quantity);'),
+      ('orders_insert', 'after_id, parent_id, expires_at, bucket_time: the rest', 'after_id, parent_id, replaces_id, expires_at, bucket_time: the rest'),
+      ('orders_insert', 'NEW.trigger_when, NEW.after_id, NEW.parent_id) > 0', 'NEW.trigger_when, NEW.after_id, NEW.parent_id, NEW.replaces_id) > 0'),
+      ('orders_insert', 'trigger_price, trigger_when, after_id, parent_id)', 'trigger_price, trigger_when, after_id, parent_id, replaces_id)'),
+      ('orders_insert', 'NEW.trigger_when::trigger_when, NEW.after_id, NEW.parent_id)', 'NEW.trigger_when::trigger_when, NEW.after_id, NEW.parent_id, NEW.replaces_id)')
     ) x (function, old, new) LOOP
-    definition := pg_get_functiondef(change.function::regprocedure);
+    definition := pg_get_functiondef(change.function::regproc);
     IF (length(definition) - length(replace(definition, change.old, ''))) / length(change.old) <> 1 THEN
       RAISE EXCEPTION '% does not have "%" once', change.function, change.old;
     END IF;
@@ -399,76 +399,31 @@ BEGIN
   END LOOP;
 END $$;
 
-CREATE OR REPLACE VIEW invariant_violation AS
-  SELECT 'balance is the sum of its ledger rows' AS rule, format('ledger account %s, asset %s', k.id, k.asset_id) AS what, b.total::text AS kept, f.total::text AS facts
-    FROM balance b FULL JOIN (
-      SELECT x.id, x.asset_id, sum(x.delta) AS total
-        FROM (SELECT from_id AS id, asset_id, -quantity AS delta FROM ledger UNION ALL SELECT to_id, asset_id, quantity FROM ledger) x
-        JOIN ledger_account l ON l.id = x.id AND l.kind NOT IN ('funding', 'venue', 'fees') GROUP BY 1, 2) f ON f.id = b.ledger_account_id AND f.asset_id = b.asset_id
-    CROSS JOIN LATERAL (SELECT coalesce(b.ledger_account_id, f.id) AS id, coalesce(b.asset_id, f.asset_id) AS asset_id) k
-   WHERE coalesce(b.total, 0) <> coalesce(f.total, 0)
-  UNION ALL
-  SELECT 'held is the sum of holds', format('ledger account %s, asset %s', b.ledger_account_id, b.asset_id), b.held::text, coalesce(h.quantity, 0)::text
-    FROM balance b LEFT JOIN (SELECT ledger_account_id, asset_id, sum(quantity) AS quantity FROM hold GROUP BY 1, 2) h USING (ledger_account_id, asset_id)
-   WHERE b.held <> coalesce(h.quantity, 0)
-  UNION ALL
-  SELECT 'a strategy holds and spends no more than it has', format('%s, %s', s.name, a.code), (b.total - b.held)::text, coalesce(f.fees, 0)::text
-    FROM balance b JOIN ledger_account l ON l.id = b.ledger_account_id JOIN strategy s ON s.id = l.strategy_id JOIN asset a ON a.id = b.asset_id
-    LEFT JOIN LATERAL (SELECT sum(g.quantity) AS fees FROM ledger g WHERE b.total < b.held AND g.kind = 'fee' AND g.from_id = l.id AND g.asset_id = b.asset_id) f ON true
-   WHERE b.total + coalesce(f.fees, 0) < b.held
-  UNION ALL
-  SELECT 'only orders in flight or open hold funds', format('order %s', o.id), h.quantity::text, o.status::text
-    FROM hold h JOIN "order" o ON o.id = h.order_id WHERE o.status NOT IN ('submitted', 'accepted', 'partially_filled', 'pending_cancel')
-  UNION ALL
-  SELECT 'an order in flight or open holds funds', format('order %s', o.id), NULL, o.status::text
-    FROM "order" o LEFT JOIN hold h ON h.order_id = o.id
-   WHERE o.status IN ('submitted', 'accepted', 'partially_filled', 'pending_cancel') AND h.order_id IS NULL
-  UNION ALL
-  SELECT 'what an order filled is the sum of its fills', format('order %s', o.id), format('%s for %s', o.filled_quantity, o.filled_quote), format('%s for %s', f.quantity, f.quote)
-    FROM "order" o LEFT JOIN (SELECT order_id, sum(quantity) AS quantity, sum(quote) AS quote FROM fill GROUP BY 1) f ON f.order_id = o.id
-   WHERE (o.filled_quantity, o.filled_quote) <> (coalesce(f.quantity, 0), coalesce(f.quote, 0))
-  UNION ALL
-  SELECT 'every fill is posted', format('fill %s', f.id), NULL, 'no ledger row'
-    FROM fill f WHERE NOT EXISTS (SELECT FROM ledger l WHERE l.order_id = f.order_id AND l.fill_id = f.id)
-  UNION ALL
-  SELECT 'every deposit and withdrawal is posted', format('order %s', o.id), NULL, 'no ledger row'
-    FROM "order" o WHERE o.status = 'posted' AND NOT EXISTS (SELECT FROM ledger l WHERE l.order_id = o.id)
-  UNION ALL
-  SELECT 'every step has its event', format('order %s', o.id), o.status::text, e.to_status::text
-    FROM "order" o LEFT JOIN LATERAL (SELECT to_status FROM order_event WHERE order_id = o.id ORDER BY id DESC LIMIT 1) e ON true
-   WHERE o.status IS DISTINCT FROM e.to_status
-  UNION ALL
-  SELECT 'what a position realised is the sum of its orders', format('strategy %s, market %s', p.strategy_id, p.market_id), p.realised::text, o.realised::text
-    FROM position p JOIN (SELECT strategy_id, market_id, sum(realised) AS realised FROM "order" WHERE market_id IS NOT NULL GROUP BY 1, 2) o USING (strategy_id, market_id)
-   WHERE p.realised <> o.realised
-  UNION ALL
-  SELECT 'every foreign fill is posted', format('external fill %s', f.id), NULL, 'no ledger row'
-    FROM external_fill f WHERE NOT EXISTS (SELECT FROM ledger l WHERE l.external_fill_id = f.id)
-  UNION ALL
-  SELECT 'foreign fills post to external alone', format('ledger %s', l.id), f.kind::text, t.kind::text
-    FROM ledger l JOIN ledger_account f ON f.id = l.from_id JOIN ledger_account t ON t.id = l.to_id
-   WHERE l.external_fill_id IS NOT NULL AND (f.account_id <> t.account_id OR NOT (f.kind = 'external' AND t.kind IN ('venue', 'fees') OR t.kind = 'external' AND f.kind IN ('venue', 'fees')))
-  UNION ALL
-  SELECT 'a trade is ours or foreign, not both', format('fill %s', f.id), format('external fill %s', x.id), f.trade_id
-    FROM external_fill x JOIN fill f ON (f.account_id, f.market_id, f.trade_id, f.side) = (x.account_id, x.market_id, x.trade_id, x.side)
-  -- The status before queued is waiting. A value that a transaction adds to a type cannot be named in it.
-  UNION ALL
-  SELECT 'no order waits for one that is final', format('order %s', w.id), w.status::text, format('order %s is %s', a.id, a.status)
-    FROM "order" w JOIN "order" a ON a.id = w.after_id
-   WHERE w.status < 'queued' AND order_is_final(a.status) AND order_line_ended(a.id)
-     AND ((SELECT sum(l.filled_quantity) FROM order_line(a.id) l) = 0
-          OR w.trigger_price IS NULL AND NOT EXISTS (SELECT FROM order_replaced(w.id) r WHERE NOT order_is_final(r.status)))
-  UNION ALL
-  SELECT 'a triggered order waits only while another of its group is open', format('order %s', w.id), w.status::text, format('triggered at %s', w.triggered_at)
-    FROM "order" w
-   WHERE w.status < 'queued' AND w.triggered_at IS NOT NULL
-     AND NOT EXISTS (SELECT FROM "order" g WHERE g.parent_id = w.parent_id AND g.id <> w.id AND g.status >= 'queued' AND NOT order_is_final(g.status))
-     AND NOT EXISTS (SELECT FROM order_replaced(w.id) r WHERE NOT order_is_final(r.status))
-  UNION ALL
-  SELECT 'an order waits for what it replaces only while that is open', format('order %s', w.id), w.status::text, format('it replaces order %s', w.replaces_id)
-    FROM "order" w
-   WHERE w.status < 'queued' AND w.replaces_id IS NOT NULL AND w.trigger_price IS NULL AND (w.after_id IS NULL OR order_line_ended(w.after_id))
-     AND NOT EXISTS (SELECT FROM order_replaced(w.id) r WHERE NOT order_is_final(r.status));
+CREATE FUNCTION order_stuck(p_order bigint) RETURNS boolean LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+  SELECT order_line_ended(w.after_id) AND NOT EXISTS (SELECT FROM order_replaced(w.id) r WHERE NOT order_is_final(r.status))
+         AND (w.trigger_price IS NULL OR (SELECT sum(l.filled_quantity) FROM order_line(w.after_id) l) = 0)
+    FROM "order" w WHERE w.id = p_order $$;
+COMMENT ON FUNCTION order_stuck IS 'Whether an order waits for others that have all ended: never true, see invariant_violation.';
+CREATE FUNCTION order_triggered(p_order bigint) RETURNS boolean LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+  SELECT w.triggered_at IS NOT NULL AND NOT EXISTS (SELECT FROM order_replaced(w.id) r WHERE NOT order_is_final(r.status)) FROM "order" w WHERE w.id = p_order $$;
+COMMENT ON FUNCTION order_triggered IS 'Whether the price of an order has come, and all that it replaces has ended.';
+
+-- Two of its rules change in a word each, one is added; whatever else it has become stays.
+DO $$
+DECLARE
+  definition text := rtrim(pg_get_viewdef('invariant_violation'), '; ');
+BEGIN
+  IF array_length(string_to_array(definition, 'order_is_final(a.status)'), 1) <> 2 OR array_length(string_to_array(definition, '(w.triggered_at IS NOT NULL)'), 1) <> 2 THEN
+    RAISE EXCEPTION 'the rules of invariant_violation on orders that wait are not what they were';
+  END IF;
+  EXECUTE format('CREATE OR REPLACE VIEW invariant_violation AS %s UNION ALL
+    SELECT %L, format(%L, w.id), w.status::text, format(%L, w.replaces_id)
+      FROM "order" w
+     WHERE w.status < %L AND w.replaces_id IS NOT NULL AND w.trigger_price IS NULL AND (w.after_id IS NULL OR order_line_ended(w.after_id))
+       AND NOT EXISTS (SELECT FROM order_replaced(w.id) r WHERE NOT order_is_final(r.status))',
+    replace(replace(definition, 'order_is_final(a.status)', 'order_stuck(w.id)'), '(w.triggered_at IS NOT NULL)', 'order_triggered(w.id)'),
+    'an order waits for what it replaces only while that is open', 'order %s', 'it replaces order %s', 'queued');
+END $$;
 
 REVOKE EXECUTE ON FUNCTION order_doubt(), order_doubt_ends(), order_replaces_follow() FROM PUBLIC;
 GRANT SELECT ON look_up, attempt_in_doubt, order_attempt TO tallydesk_reader, tallydesk_user;

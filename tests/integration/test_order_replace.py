@@ -390,3 +390,25 @@ def test_two_siblings_that_fill_at_once_leave_the_rest_to_the_stop(committed_boo
         cancel_at_venue(books, second)
         assert shown(books, stop) == ("queued", Decimal("0.8"))
         books.execute(CANCEL, stop)
+
+
+def test_an_order_that_waits_for_nothing_any_more_shows(desk: Books) -> None:
+    """What cannot happen while triggers run: those that wait are forgotten."""
+    old = resting(desk)
+    new = replace(desk, old)
+    after = desk.queue("sell", after_id=old)
+    stop = desk.queue("sell", trigger_price=90, replaces_id=resting(desk, side="sell"))
+    desk.trader(TRIGGER, stop)
+    assert desk.execute("SELECT * FROM invariant_violation") == []
+    with desk.person.transaction(force_rollback=True):
+        desk.person.execute("SET LOCAL session_replication_role = replica")
+        desk.person.execute("UPDATE \"order\" SET status = 'canceled' WHERE status = 'accepted'")
+        shown = desk.execute(
+            "SELECT what, rule FROM invariant_violation WHERE rule LIKE '%% order waits %%' ORDER BY 1"
+        )
+        assert [row.what for row in shown] == [f"order {number}" for number in (new, stop)]
+        desk.person.execute("UPDATE \"order\" SET status = 'canceled' WHERE id = %s", [new])
+        shown = desk.execute(
+            "SELECT what, rule FROM invariant_violation WHERE rule LIKE '%% order waits %%' ORDER BY 1"
+        )
+        assert [row.what for row in shown] == [f"order {number}" for number in (after, stop)]
