@@ -88,7 +88,7 @@ def test_an_order_that_is_answered_pays_for_none_of_it(desk: Books) -> None:
     for step in (claim, "status = 'accepted'", "status = 'partially_filled'", "status = 'filled'"):
         plan = desk.trader(f'EXPLAIN (ANALYZE, FORMAT JSON) UPDATE "order" SET {step} WHERE id = {number}')[0][0][0]
         fired |= {one["Trigger Name"] for one in plan["Triggers"] if one["Calls"] > 0}
-    assert "order_event_update" in fired
+    assert "order_update" in fired
     assert fired & ours == set()
 
 
