@@ -131,22 +131,22 @@ async def resolve(desk: Desk, row: Any) -> None:
     try:
         async with desk.sending:
             report = await exchange.find(row.symbol, str(row.client_order_id))
+            if report is not None:
+                await _note_found(desk, row, report)
             outcome = None if report is None else await found(exchange, row, report)
     except ExchangeError as error:
         await _look_again(desk, row, Look("failed", str(error)), f"the look-up failed: {error}", row.absences)
         return
     if outcome is not None:
         desk.in_doubt.pop((row.id, row.attempt), None)
-        await _note_found(desk, row, outcome)
         await settle_in_transaction(desk.pool, [outcome])
     else:
         await _absent(desk, row)
 
 
-async def _note_found(desk: Desk, row: Any, outcome: Outcome) -> None:
-    """Existence is written down on its own, before it is settled: it stays evidence if settling fails."""
-    report = outcome.report
-    detail = f"{report.status} as {report.venue_order_id}" if report else None
+async def _note_found(desk: Desk, row: Any, report: OrderReport) -> None:
+    """Existence is written down on its own, before fills are read: it stays evidence if the rest fails."""
+    detail = f"{report.status} as {report.venue_order_id}"
     log.info("order %s: in doubt, found at the venue: %s", row.id, detail)
     parameters = {"id": row.id, "fence": row.fence, "trader": desk.instance, "detail": detail}
     async with desk.pool.connection() as connection:

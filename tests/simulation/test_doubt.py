@@ -47,6 +47,21 @@ def test_what_a_dead_trader_has_sent_is_found(desk: Desk) -> None:
     assert desk.value(ANSWERS, order, 1) == ["found"]
 
 
+def test_that_it_was_found_is_evidence_though_its_fills_cannot_be_read(desk: Desk) -> None:
+    desk.venue.fault("drop_answer")
+    desk.venue.fault("lookup_error", endpoint="GET /api/v3/myTrades", times=None)
+    order = desk.order("s", quote_quantity="60")
+    desk.trader()
+    desk.wait_for(f"SELECT ({ANSWERS}) @> ARRAY['failed']", order, 1)
+    desk.venue.clear_faults()
+    desk.venue.fault("lookup_miss", endpoint=LOOK_UP, times=None)
+    desk.wait_for(f"SELECT ({ANSWERS}) @> ARRAY['absent']", order, 1)
+    assert desk.value(ANSWERS, order, 1)[0] == "found"
+    desk.venue.clear_faults()
+    desk.known_once(order)
+    assert len(desk.posts()) == 1
+
+
 def test_the_evidence_of_a_dead_trader_counts_for_the_next(desk: Desk) -> None:
     desk.venue.fault("drop_request")
     order = desk.order("s", quote_quantity="60")
