@@ -30,7 +30,8 @@ SELECT l.strategy_id FROM lane l JOIN strategy s ON s.id = l.strategy_id
 
 # A statement of its own: the one above read a snapshot that is older than its locks.
 TAKE_HEADS = """
-SELECT o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.quantity, o.quote_quantity,
+SELECT o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text,
+       coalesce(o.due_quantity, o.quantity) AS quantity, o.quote_quantity,
        o.limit_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.expires_at,
        s.stake, s.stake_unit = '%%' AS stake_in_percent, a.halted, a.reducing, a.name AS account,
        a.price_margin, a.receive_window, m.symbol, b.code AS base, q.code AS quote, m.base_id, m.quote_id, m.active,
@@ -121,6 +122,13 @@ UPDATE "order" o SET in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp
  WHERE o.id = x.id AND o.status = 'submitted'
 """
 
+# Proof of existence that came in place of an answer ("duplicate id"): from now on no absence proves anything.
+NOTE_EXISTENCE = """
+INSERT INTO look_up (order_id, attempt, answer, after_deadline, detail)
+SELECT o.id, o.attempt, 'found', false, 'the answer to the request: ' || x.reason
+  FROM unnest(%(ids)s::bigint[], %(reasons)s::text[]) x (id, reason) JOIN "order" o ON o.id = x.id
+"""
+
 NAME_AT_VENUE = """
 UPDATE "order" SET venue_order_id = %(venue_order_id)s WHERE id = %(id)s AND venue_order_id IS NULL
 """
@@ -193,6 +201,8 @@ class Outcome:
     reason: str | None = None
     pause: float = 0.5
     """Seconds until an order in doubt is looked up."""
+    exists: bool = False
+    """In doubt, but the venue has said that it has an order of this name."""
     halts: bool = False
     """The venue refuses the account as such: stop everything on it."""
     frees_lane: tuple[int, int] | None = None

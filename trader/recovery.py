@@ -2,13 +2,17 @@
 
 An order is in doubt when its answer proved nothing, or when the trader that sent it is gone. It is looked up at the
 venue by our own name for it. Found: settled. Absent: only after the receive deadline, asked twice, is that proof;
-then it is sent again as a new attempt, or denied if it is too old by then. A look-up that fails proves nothing.
+then it is sent again as a new attempt, or denied if it is too old by then. A look-up that fails proves nothing. What
+the venue once said that it has ("duplicate id", too) is not absent, whatever it says later.
+
+Every look is a row of `look_up`; an order that stays in doubt for long becomes an incident.
 """
 
 import asyncio
 import logging
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from trader import gate, order
 from trader.db import Connection, fetch_all, fetch_one
@@ -45,13 +49,40 @@ UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_sin
 RETURNING o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text, o.sent_quantity,
   o.sent_quote_quantity, o.sent_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.submitted_at,
   o.receive_deadline, o.absences, o.expires_at, o.fence, o.attempt,
-  o.in_doubt_since, a.receive_window, m.symbol
+  o.in_doubt_since, a.receive_window, m.symbol,
+  EXISTS (SELECT FROM look_up k WHERE k.order_id = o.id AND k.answer = 'found') AS known
 """
 
+# What the venue said becomes a row in the statement that plans the next look: neither is there without the other.
 LOOK_AGAIN = """
-UPDATE "order" SET next_look_at = clock_timestamp() + make_interval(secs => %(pause)s), reason = %(reason)s,
-       absences = %(absences)s
+WITH planned AS (
+  UPDATE "order" SET next_look_at = clock_timestamp() + make_interval(secs => %(pause)s), reason = %(reason)s,
+         absences = %(absences)s
+   WHERE id = %(id)s AND fence = %(fence)s AND status = 'submitted'
+  RETURNING id, attempt, receive_deadline)
+INSERT INTO look_up (order_id, attempt, trader, answer, after_deadline, detail)
+SELECT id, attempt, %(trader)s, %(answer)s::look_up_answer,
+       coalesce(%(after)s::bool, clock_timestamp() > receive_deadline), %(detail)s FROM planned
+"""
+
+FOUND = """
+INSERT INTO look_up (order_id, attempt, trader, answer, after_deadline, detail)
+SELECT id, attempt, %(trader)s, 'found', clock_timestamp() > receive_deadline, %(detail)s FROM "order"
  WHERE id = %(id)s AND fence = %(fence)s AND status = 'submitted'
+"""
+
+# Locked first: an order that is settled meanwhile raises no alert that nobody would take back.
+ALERT = """
+WITH late AS (
+  SELECT o.id, o.account_id, coalesce(o.in_doubt_since, o.receive_deadline) AS since
+    FROM "order" o JOIN account a ON a.id = o.account_id
+   WHERE o.status = 'submitted' AND coalesce(o.in_doubt_since, o.receive_deadline) < clock_timestamp() - a.doubt_alert
+     AND NOT EXISTS (SELECT FROM incident i WHERE i.order_id = o.id AND i.kind = 'in doubt')
+     FOR NO KEY UPDATE OF o SKIP LOCKED)
+INSERT INTO incident (severity, kind, message, account_id, order_id)
+SELECT 'critical', 'in doubt', 'nobody can say since ' || to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+       || ' UTC whether it reached the venue; ' || order_evidence(id), account_id, id FROM late
+ON CONFLICT DO NOTHING RETURNING order_id, message
 """
 
 NOW = """
@@ -61,12 +92,27 @@ SELECT clock_timestamp() AS now, a.halted, a.reducing AND o.side = 'buy' AS redu
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the venue said to one look-up that did not find the order."""
+
+    answer: Literal["absent", "failed"]
+    detail: str | None = None
+    after: bool | None = None
+    """Whether the request could not arrive any more; None: by the receive deadline alone."""
+
+
 async def recover(desk: Desk) -> int:
-    """Free the lanes of dead traders, look up every order in doubt that is due; how many were looked at."""
+    """Free the lanes of dead traders, look up every order in doubt that is due; how many were looked at.
+
+    An order that has been in doubt for longer than its account's `doubt_alert` becomes an incident, once.
+    """
     async with desk.pool.connection() as connection:
         for row in await fetch_all(connection, OWNERS):
             await connection.execute(FREE_DEAD, {"owner": row.owner})
         taken = await _take(connection, desk)
+        for row in await fetch_all(connection, ALERT):
+            log.error("order %s: in doubt: %s", row.order_id, row.message)
     await asyncio.gather(*(resolve(desk, row) for row in taken))
     return len(taken)
 
@@ -87,18 +133,28 @@ async def resolve(desk: Desk, row: Any) -> None:
         async with desk.sending:
             report = await exchange.find(row.symbol, str(row.client_order_id), since=row.submitted_at)
             report, trace = (report, None) if report else await desk.traces.of(desk.pool, exchange, row)
+            if report is not None:
+                await _note_found(desk, row, report)
             outcome = None if report is None else await found(exchange, row, report)
     except ExchangeError as error:
-        await _look_again(desk, row, f"the look-up failed: {error}", row.absences)
+        await _look_again(desk, row, Look("failed", str(error)), f"the look-up failed: {error}", row.absences)
         return
     if outcome is not None:
         desk.in_doubt.pop((row.id, row.attempt), None)
-        log.info("order %s: in doubt, found at the venue as %s", row.id, outcome.report and outcome.report.status)
         await settle_in_transaction(desk.pool, [outcome])
     elif trace is not None:
-        await _look_again(desk, row, trace, row.absences)
+        await _look_again(desk, row, Look("failed", trace), trace, row.absences)
     else:
         await _absent(desk, row)
+
+
+async def _note_found(desk: Desk, row: Any, report: OrderReport) -> None:
+    """Existence is written down on its own, before fills are read: it stays evidence if the rest fails."""
+    detail = f"{report.status} as {report.venue_order_id}"
+    log.info("order %s: in doubt, found at the venue: %s", row.id, detail)
+    parameters = {"id": row.id, "fence": row.fence, "trader": desk.instance, "detail": detail}
+    async with desk.pool.connection() as connection:
+        await connection.execute(FOUND, parameters)
 
 
 async def found(exchange: Exchange, row: Any, report: OrderReport) -> Outcome:
@@ -108,12 +164,20 @@ async def found(exchange: Exchange, row: Any, report: OrderReport) -> Outcome:
 
 
 async def _absent(desk: Desk, row: Any) -> None:
+    if row.known:  # one "yes" outweighs every "no": such an order is never sent again
+        reason = "not found, but the venue has said before that it has it"
+        await _look_again(desk, row, Look("absent"), reason, row.absences)
+        return
     wait = await _still_on_its_way(desk, row)
     if wait > 0:
-        await _look_again(desk, row, "not found yet; it may still arrive", row.absences, wait)
+        reason = "not found yet; it may still arrive"
+        await _look_again(desk, row, Look("absent", after=False), reason, row.absences, wait)
     elif row.absences + 1 < ABSENCES_NEEDED:
-        await _look_again(desk, row, "not found after the receive deadline; asking once more", row.absences + 1, 0.5)
+        reason = "not found after the receive deadline; asking once more"
+        await _look_again(desk, row, Look("absent", after=True), reason, row.absences + 1, 0.5)
     else:
+        reason = "not found after the receive deadline: it never arrived"
+        await _look_again(desk, row, Look("absent", after=True), reason, row.absences + 1, TAKEN_FOR_SECONDS)
         await _proved_absent(desk, row)
 
 
@@ -188,12 +252,12 @@ async def _settle(desk: Desk, outcome: Outcome) -> None:
     await settle_in_transaction(desk.pool, [outcome])
 
 
-async def _look_again(desk: Desk, row: Any, reason: str, absences: int, pause: float | None = None) -> None:
-    """Plan the next look: pauses grow with the time in doubt."""
+async def _look_again(desk: Desk, row: Any, look: Look, reason: str, absences: int, pause: float | None = None) -> None:
+    """Write down what the venue said, and plan the next look: pauses grow with the time in doubt."""
     async with desk.pool.connection() as connection:
         if pause is None:
             now = (await fetch_one(connection, NOW, {"id": row.id})).now
             pause = min(max(0.5, (now - row.in_doubt_since).total_seconds() / 2), LONGEST_PAUSE_SECONDS)
-        await connection.execute(
-            LOOK_AGAIN, {"id": row.id, "fence": row.fence, "reason": reason, "absences": absences, "pause": pause}
-        )
+        plan = {"id": row.id, "fence": row.fence, "reason": reason, "absences": absences, "pause": pause}
+        evidence = {"trader": desk.instance, "answer": look.answer, "after": look.after, "detail": look.detail}
+        await connection.execute(LOOK_AGAIN, plan | evidence)

@@ -160,6 +160,9 @@ async def _leave_in_doubt(connection: Connection, outcomes: Sequence[Outcome]) -
                 "proof": order.ABSENCES_NEEDED,
             },
         )
+    if known := [outcome for outcome in outcomes if outcome.exists]:
+        named = {"ids": [one.order_id for one in known], "reasons": [one.reason for one in known]}
+        await connection.execute(order.NOTE_EXISTENCE, named)
 
 
 async def _halt(connection: Connection, outcomes: Sequence[Outcome], before: dict[int, Any]) -> None:

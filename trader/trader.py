@@ -183,7 +183,8 @@ async def call_venue(exchange: Exchange, claimed: Claimed) -> Outcome:
     except Retry as error:
         return _never_sent(claimed, str(error), error.after or 1.0)
     except Unknown as error:
-        return Outcome(claimed.id, claimed.fence, "in doubt", reason=str(error), pause=0 if error.exists else 0.5)
+        pause = 0 if error.exists else 0.5
+        return Outcome(claimed.id, claimed.fence, "in doubt", reason=str(error), pause=pause, exists=error.exists)
     except ExchangeError as error:
         return Outcome(claimed.id, claimed.fence, "in doubt", reason=str(error))
     return Outcome(claimed.id, claimed.fence, "accepted", report=report)

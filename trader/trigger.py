@@ -27,7 +27,7 @@ SELECT o.id, o.trigger_price, o.trigger_when::text, m.symbol, coalesce(o.expires
   LEFT JOIN "order" a ON a.id = o.after_id
  WHERE o.account_id = %(account)s AND o.status = 'waiting'
    AND (o.expires_at < clock_timestamp() OR o.trigger_price IS NOT NULL AND o.triggered_at IS NULL AND s.enabled
-        AND (a.id IS NULL OR order_is_final(a.status)))
+        AND (a.id IS NULL OR order_is_final(a.status) AND order_line_ended(a.id)))
  ORDER BY o.id
 """
 

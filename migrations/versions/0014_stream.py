@@ -3,7 +3,7 @@
 from trader.migrate import backward, forward
 
 revision = "0014_stream"
-down_revision = "0012_risk"
+down_revision = "0013_doubt"
 
 
 def upgrade() -> None:

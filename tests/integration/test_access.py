@@ -22,6 +22,8 @@ MAY_USER = [
     "INSERT INTO orders (strategy, type, side, market, after_id, parent_id)"
     " SELECT 's', 'market', 'sell', 'sim:BTC/USDT', id, id FROM orders WHERE type = 'market'",
     "UPDATE \"order\" SET cancel_requested_at = now() WHERE status = 'queued'",
+    "INSERT INTO orders (strategy, type, side, market, quantity, replaces_id)"
+    " SELECT 's', 'market', 'buy', 'sim:BTC/USDT', 1, id FROM orders WHERE type = 'market'",
     "UPDATE account SET halted = true, halt_reason = 'lunch' WHERE name = 'main'",
     "UPDATE strategy SET enabled = false, stake = 10, stake_unit = '%', params = '{}', order_ttl = '1 h'",
     "UPDATE bucket_feed SET enabled = false, collect_since = '2021-01-01Z'",

@@ -10,7 +10,7 @@ TEXT = (Path(__file__).resolve().parents[2] / "docs" / "orders.md").read_text(en
 
 def test_the_examples_are_orders(books: Books) -> None:
     examples = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     books.strategy("momentum", deposit=1000)
     for example in examples:
         for statement in example.replace("binance:", "sim:").split(";\n"):
@@ -19,12 +19,14 @@ def test_the_examples_are_orders(books: Books) -> None:
     rows = books.execute("SELECT * FROM orders WHERE type IN ('market', 'limit') ORDER BY id")
     shown = [(row.side, row.type, row.status, row.time_in_force, row.trigger_when) for row in rows]
     assert shown == [
-        ("buy", "limit", "queued", "IOC", None),
+        ("buy", "limit", "canceled", "IOC", None),
         ("sell", "market", "waiting", None, "falls"),
         ("sell", "limit", "waiting", "GTC", "falls"),
         ("buy", "market", "waiting", None, "rises"),
         ("buy", "market", "queued", None, None),
         ("sell", "limit", "waiting", "GTC", None),
         ("sell", "market", "waiting", None, "falls"),
+        ("buy", "limit", "queued", "GTC", None),
     ]
-    assert {(row.after_id, row.parent_id) for row in rows[-2:]} == {(rows[-3].id, rows[-3].id)}
+    assert {(row.after_id, row.parent_id) for row in rows[-3:-1]} == {(rows[-4].id, rows[-4].id)}
+    assert rows[-1].replaces_id == rows[0].id

@@ -139,7 +139,8 @@ SHAPES = [
     (
         MARKET | {"status": "filled"},
         "give only strategy, type, side, market, asset, quantity, quote_quantity, limit_price, time_in_force, "
-        "trigger_price, trigger_when, after_id, parent_id, expires_at, bucket_time: the rest is kept by Tallydesk",
+        "trigger_price, trigger_when, after_id, parent_id, replaces_id, expires_at, bucket_time: the rest is kept by "
+        "Tallydesk",
     ),
     (
         MARKET | {"expires_at": "infinity"},

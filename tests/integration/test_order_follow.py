@@ -1,6 +1,7 @@
 """What the database does by itself with orders that wait, and with groups: no trader runs here."""
 
 import threading
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -163,12 +164,135 @@ def pair(desk: Books) -> tuple[int, int]:
     return profit, desk.queue("sell", trigger_price=90, parent_id=entry)
 
 
-def test_the_first_fill_of_one_cancels_the_other_that_waits(desk: Books) -> None:
-    profit, stop = pair(desk)
+def exits(desk: Books, **stop: Any) -> tuple[int, int]:
+    """A sell of 0.5 that rests, and a stop of 0.5 that waits, in one group."""
+    entry = desk.trade("buy", "0.5", 100)
+    profit = rest(desk, desk.queue("sell", type="limit", limit_price=120, quantity="0.5", parent_id=entry), "0.5")
+    return profit, desk.queue("sell", **{"quantity": "0.5", "trigger_price": 90, "parent_id": entry} | stop)
+
+
+def test_a_fill_of_a_part_leaves_the_other_waiting_and_the_whole_ends_it(desk: Books) -> None:
+    profit, stop = exits(desk)
     desk.fill(profit, "0.1", 120)
+    assert status(desk, stop) == ["waiting"]
+    late = desk.queue("sell", quantity="0.5", trigger_price=80, parent_id=desk.state(profit).parent_id)
+    assert status(desk, late) == ["waiting"]
+    at_once = desk.queue("sell", quantity="0.4", parent_id=desk.state(profit).parent_id)
+    assert (status(desk, at_once), reason(desk, at_once)) == (["canceled"], f"order {profit} of its group has traded")
+    desk.fill(profit, "0.4", 120)
+    desk.move(profit, "filled")
     assert (status(desk, stop), reason(desk, stop)) == (["canceled"], f"order {profit} of its group has traded")
-    late = desk.queue("sell", trigger_price=80, parent_id=desk.state(profit).parent_id)
     assert status(desk, late) == ["canceled"]
+
+
+def test_a_stop_is_sent_with_what_the_other_left(desk: Books) -> None:
+    profit, stop = exits(desk)
+    desk.fill(profit, "0.1", 120)
+    desk.move(profit, "partially_filled")
+    desk.trader(TRIGGER, stop)
+    assert (status(desk, stop), desk.state(profit).cancel_requested_at is not None) == (["waiting"], True)
+    desk.fill(profit, "0.15", 120)  # before the cancel
+    desk.move(profit, "pending_cancel", "canceled")
+    assert (status(desk, stop), desk.state(stop).due_quantity) == (["queued"], Decimal("0.25"))
+    assert reason(desk, stop) == "triggered at 9; 0.25 of 0.5 is due: 0.25 is filled already"
+
+
+def test_a_stop_for_which_nothing_is_left_is_canceled(desk: Books) -> None:
+    profit, stop = exits(desk, quantity="0.3")
+    desk.fill(profit, "0.3", 120)
+    desk.trader(TRIGGER, stop)
+    desk.move(profit, "pending_cancel", "canceled")
+    assert (status(desk, stop), reason(desk, stop)) == (
+        ["canceled"],
+        "nothing is left of 0.3: 0.3 is filled already",
+    )
+
+
+def test_a_stop_after_the_rest_was_canceled_sells_the_rest(desk: Books) -> None:
+    profit, stop = exits(desk)
+    desk.fill(profit, "0.2", 120)
+    desk.execute(CANCEL, profit)
+    desk.move(profit, "pending_cancel", "canceled")
+    assert status(desk, stop) == ["waiting"]
+    desk.trader(TRIGGER, stop)
+    assert (status(desk, stop), desk.state(stop).due_quantity) == (["queued"], Decimal("0.3"))
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        {"side": "buy"},
+        {"quantity": None, "quote_quantity": 10},
+        {"market": "sim:ETH/USDT"},
+    ],
+    ids=["the other side", "by quote", "another market"],
+)
+def test_the_first_fill_cancels_one_that_cannot_go_on_with_what_is_left(desk: Books, stop: dict[str, Any]) -> None:
+    entry = desk.trade("buy", "0.5", 100)
+    profit = rest(desk, desk.queue("sell", type="limit", limit_price=120, quantity="0.5", parent_id=entry), "0.5")
+    row = {"side": "sell", "quantity": "0.5", "trigger_price": 90, "parent_id": entry} | stop
+    other = desk.queue(**row)
+    desk.fill(profit, "0.1", 120)
+    assert (status(desk, other), reason(desk, other)) == (["canceled"], f"order {profit} of its group has traded")
+
+
+@pytest.mark.parametrize(
+    ("fills", "fee", "asked", "due"),
+    [
+        ("1", "0.001", "1", "0.999"),
+        ("0.3", "0.0003", "1", "0.2997"),
+        ("1", "0.001", "0.5", None),
+        ("1", "0", "1", None),
+    ],
+    ids=["base fee", "a part and base fee", "less than there is", "no base fee"],
+)
+def test_an_exit_asks_for_no_more_than_its_entry_brought(
+    desk: Books, fills: str, fee: str, asked: str, due: str | None
+) -> None:
+    entry = rest(desk, desk.queue(quantity=1), 200)
+    out = desk.queue("sell", quantity=asked, after_id=entry)
+    desk.fill(entry, fills, 100, fee=fee, fee_asset="BTC")
+    desk.move(entry, "canceled")
+    state = desk.state(out)
+    assert (state.status, state.due_quantity) == ("queued", due and Decimal(due))
+    if due:
+        expected = f"order {entry}, for which it waited, is canceled; {due} of {asked} is due: order {entry} brought"
+        assert state.reason == f"{expected} {due}"
+
+
+def test_several_exits_share_what_their_entry_brought(desk: Books) -> None:
+    entry = rest(desk, desk.queue(quantity=1), 200)
+    exits = [desk.queue("sell", quantity=asked, after_id=entry) for asked in ("0.5", "0.4", "0.2", "0.1")]
+    desk.fill(entry, 1, 100, fee="0.001", fee_asset="BTC")
+    desk.move(entry, "filled")
+    shown = [(desk.state(out).status, desk.state(out).due_quantity) for out in exits]
+    assert shown == [("queued", None), ("queued", None), ("queued", Decimal("0.099")), ("canceled", None)]
+    assert reason(desk, exits[-1]) == f"nothing is left of 0.1: order {entry} brought 0"
+
+
+def test_the_exits_of_a_bracket_share_what_its_entry_brought(desk: Books) -> None:
+    entry = rest(desk, desk.queue(quantity=1), 200)
+    both = {"quantity": 1, "after_id": entry, "parent_id": entry}
+    profit = desk.queue("sell", type="limit", limit_price=120, **both)
+    stop = desk.queue("sell", trigger_price=90, **both)
+    desk.fill(entry, 1, 100, fee="0.001", fee_asset="BTC")
+    desk.move(entry, "filled")
+    assert (status(desk, profit), desk.state(profit).due_quantity) == (["queued"], Decimal("0.999"))
+    rest(desk, profit, "0.999")
+    desk.fill(profit, "0.3", 120)
+    desk.trader(TRIGGER, stop)
+    desk.move(profit, "canceled")
+    assert (status(desk, stop), desk.state(stop).due_quantity) == (["queued"], Decimal("0.699"))
+
+
+def test_nobody_says_what_is_due(desk: Books) -> None:
+    order = desk.queue("sell", trigger_price=90, quantity="0.5")
+    update = 'UPDATE "order" SET due_quantity = 0.1 WHERE id = %s'
+    for trader in (True, False):
+        assert "what is due follows from other orders" in desk.refused(update, order, trader=trader)
+    columns = "(strategy_id, type, side, market_id, due_quantity)"
+    refusal = desk.refused(f"INSERT INTO \"order\" {columns} VALUES (1, 'market', 'sell', 1, 1)")
+    assert "they cannot be given" in refusal
 
 
 def test_the_first_fill_of_one_asks_for_the_cancel_of_the_other_at_the_venue(desk: Books) -> None:
@@ -178,7 +302,7 @@ def test_the_first_fill_of_one_asks_for_the_cancel_of_the_other_at_the_venue(des
     rest(desk, other, "0.1")
     queued = desk.queue("sell", quantity="0.1", parent_id=parent)
     desk.fill(other, "0.05", 130)
-    assert status(desk, profit, stop, queued, other) == ["accepted", "canceled", "canceled", "accepted"]
+    assert status(desk, profit, stop, queued, other) == ["accepted", "waiting", "canceled", "accepted"]
     assert desk.state(profit).cancel_requested_at is not None
     assert desk.state(other).cancel_requested_at is None
     desk.fill(profit, "0.1", 120)  # the cancel came too late: both have traded, nothing is refused

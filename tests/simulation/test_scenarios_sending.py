@@ -159,7 +159,7 @@ def test_s09_not_found_for_long_and_then_found(desk: Desk) -> None:
 
 
 def test_s10_the_look_up_is_impossible_for_an_hour(desk: Desk) -> None:
-    """look-up impossible (venue down 1 h) -> stays in doubt, visible in a view; no time-out to rejected.
+    """look-up impossible (venue down 1 h) -> stays in doubt, visible in a view; no time-out to rejected; an alert.
 
     The hour passes in the row.
     """
@@ -167,20 +167,31 @@ def test_s10_the_look_up_is_impossible_for_an_hour(desk: Desk) -> None:
     desk.venue.fault("lookup_error", endpoint=LOOK_UP, times=None)
     order = desk.order("s", quote_quantity="60", expires_at=desk.value("SELECT now() + interval '1 min'"))
     desk.trader()
-    desk.wait_for("SELECT EXISTS (SELECT FROM order_in_doubt)")
+    desk.wait_for("SELECT EXISTS (SELECT FROM look_up)")
+    assert desk.value("SELECT count(*) FROM incident") == 0
     desk.venue.kill()
-    desk.as_trader("""UPDATE "order" SET submitted_at = submitted_at - interval '1 h', next_look_at = clock_timestamp(),
-      receive_deadline = receive_deadline - interval '1 h', in_doubt_since = in_doubt_since - interval '1 h'
-      WHERE status = 'submitted'""")
-    grown = "SELECT next_look_at > clock_timestamp() + interval '20 s' AND reason LIKE 'the look-up failed: %%'"
-    desk.wait_for(f"{grown} FROM order_in_doubt")  # a look-up that has begun plans the next one, too, with no reason
+    with desk.second_session() as listener:
+        listener.execute("LISTEN incident")
+        desk.as_trader("""UPDATE "order" SET submitted_at = submitted_at - interval '1 h',
+          receive_deadline = receive_deadline - interval '1 h', in_doubt_since = in_doubt_since - interval '1 h',
+          next_look_at = clock_timestamp() WHERE status = 'submitted'""")
+        assert [note.channel for note in listener.notifies(timeout=30, stop_after=1)] == ["incident"]
+    looks = desk.value("SELECT count(*) FROM look_up")
+    desk.wait_for("SELECT count(*) > %s FROM look_up", looks)
+    desk.wait_for("SELECT next_look_at > clock_timestamp() + interval '20 s' FROM order_in_doubt")  # pauses have grown
     doubt = desk.execute("SELECT * FROM order_in_doubt")[0]
     assert (doubt.id, doubt.held, doubt.absences) == (order, 60, 0)
     assert doubt.age.total_seconds() > 3600
-    assert doubt.reason.startswith("the look-up failed: ")
+    assert "0 absent before the receive deadline, 0 after it" in doubt.evidence
     assert desk.state(order).status == "submitted"
+    incident = desk.execute("SELECT * FROM incident")[0]
+    assert (incident.severity, incident.kind, incident.order_id) == ("critical", "in doubt", order)
+    assert "looked up" in incident.message
+    assert incident.resolved_at is None
 
     desk.venue.start()
     desk.venue.price("50000")
     desk.as_trader('UPDATE "order" SET next_look_at = clock_timestamp() WHERE id = %s', order)
     desk.known_once(order)
+    assert desk.value("SELECT array_agg(resolved_at IS NOT NULL) FROM incident") == [True]
+    assert desk.value("SELECT outcome FROM order_attempt WHERE order_id = %s", order) == "accepted"
