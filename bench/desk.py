@@ -33,6 +33,10 @@ QUEUE = """
 INSERT INTO orders (strategy, type, side, market, quote_quantity)
 SELECT %(strategy)s, 'market', 'buy', 'binance:BTC/USDT', 10 FROM generate_series(1, %(orders)s)
 """
+QUEUE_IN_TABLE = """
+INSERT INTO "order" (strategy_id, type, side, market_id, quote_quantity)
+SELECT s.id, 'market', 'buy', 1, 10 FROM strategy s, generate_series(1, %(orders)s) WHERE s.name = %(strategy)s
+"""
 LEFT = """SELECT count(*) FROM "order" WHERE status IN ('queued', 'submitted')"""
 FILLED = """SELECT count(*) FROM "order" WHERE status = 'filled'"""
 BROKEN = "SELECT count(*) FROM invariant_violation"
