@@ -251,3 +251,125 @@ COMMENT ON COLUMN order_event.order_id IS NULL;
 COMMENT ON COLUMN hold.order_id IS NULL;
 COMMENT ON COLUMN hold.ledger_account_id IS NULL;
 COMMENT ON COLUMN hold.asset_id IS NULL;
+
+CREATE OR REPLACE FUNCTION order_insert() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  s strategy;
+  ours boolean;
+  named record;
+BEGIN
+  SELECT * INTO s FROM strategy WHERE id = NEW.strategy_id;
+  IF NOT FOUND THEN RETURN NEW; END IF;  -- the foreign key or NOT NULL says it better
+  IF NEW.status <> 'queued' OR num_nonnulls(NEW.venue_order_id, NEW.sent_quantity, NEW.sent_quote_quantity, NEW.sent_price, NEW.hold_asset_id,
+       NEW.hold_quantity, NEW.fence, NEW.submitted_at, NEW.receive_deadline, NEW.in_doubt_since, NEW.next_look_at, NEW.cancel_requested_at, NEW.triggered_at, NEW.reason) > 0
+     OR (NEW.filled_quantity, NEW.filled_quote, NEW.realised, NEW.attempt, NEW.absences) <> (0, 0, 0, 0, 0) THEN
+    RAISE EXCEPTION 'a new order starts as queued and empty: give only strategy, type, market, side, quantities, limit_price, time_in_force, trigger_price, trigger_when, after_id, parent_id, expires_at'
+      USING ERRCODE = 'restrict_violation';
+  END IF;
+  IF NEW.market_id IS NOT NULL THEN
+    SELECT m.exchange_id = a.exchange_id INTO ours FROM market m, account a WHERE m.id = NEW.market_id AND a.id = s.account_id;
+    IF NOT ours THEN
+      RAISE EXCEPTION 'strategy % trades on account %, whose exchange does not have this market', s.name,
+        (SELECT name FROM account WHERE id = s.account_id) USING ERRCODE = 'check_violation';
+    END IF;
+  END IF;
+  NEW.account_id := s.account_id;
+  NEW.created_at := clock_timestamp();
+  NEW.updated_at := NEW.created_at;
+  IF NEW.type IN ('deposit', 'withdrawal') THEN
+    NEW.status := 'posted';
+    RETURN NEW;
+  END IF;
+  IF NEW.type = 'limit' THEN
+    NEW.time_in_force := coalesce(NEW.time_in_force, 'GTC');
+  END IF;
+  IF num_nonnulls(NEW.trigger_price, NEW.after_id, NEW.parent_id) = 0 THEN
+    NEW.expires_at := coalesce(NEW.expires_at, NEW.created_at + s.order_ttl);
+    RETURN NEW;
+  END IF;
+  NEW.status := 'waiting';  -- order_follow queues it at once if there is nothing to wait for
+  -- Locked, so that whatever they do next sees this order, or this order sees it.
+  PERFORM FROM "order" WHERE id IN (NEW.after_id, NEW.parent_id) OR parent_id = NEW.parent_id ORDER BY id FOR SHARE;
+  FOR named IN SELECT x.field, x.id, o.id IS NOT NULL AS found, o.strategy_id, o.type
+                 FROM (VALUES ('after_id', NEW.after_id), ('parent_id', NEW.parent_id)) x (field, id) LEFT JOIN "order" o ON o.id = x.id AND o.id <> NEW.id
+                WHERE x.id IS NOT NULL LOOP
+    IF NOT named.found THEN
+      RAISE EXCEPTION '% is %: there is no such order yet; it must be queued before', named.field, named.id USING ERRCODE = 'foreign_key_violation';
+    ELSIF named.strategy_id <> NEW.strategy_id THEN
+      RAISE EXCEPTION '% is %: that order is another strategy''s; it must be one of strategy %', named.field, named.id, s.name USING ERRCODE = 'check_violation';
+    ELSIF named.type NOT IN ('market', 'limit') THEN
+      RAISE EXCEPTION '% is %: that is a %; it must be a market or limit order', named.field, named.id, named.type USING ERRCODE = 'check_violation';
+    END IF;
+  END LOOP;
+  IF order_chain(NEW.after_id) >= 50 THEN  -- each is ended by the one before, one inside the other
+    RAISE EXCEPTION 'after_id is %: 50 orders wait in that chain already; no more may', NEW.after_id USING ERRCODE = 'check_violation';
+  END IF;
+  RETURN NEW;
+END $$;
+
+CREATE OR REPLACE FUNCTION orders_insert() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  s strategy;
+  market int;
+  asset_ smallint;
+  written int := num_nonnulls(NEW.id, NEW.status, NEW.filled_quantity, NEW.average_price, NEW.filled_quote, NEW.realised, NEW.reason, NEW.created_at,
+    NEW.submitted_at, NEW.cancel_requested_at, NEW.updated_at, NEW.account, NEW.client_order_id, NEW.venue_order_id, NEW.triggered_at);
+BEGIN
+  IF written > 0 THEN
+    RAISE EXCEPTION 'give only strategy, type, side, market, asset, quantity, quote_quantity, limit_price, time_in_force, trigger_price, trigger_when, after_id, parent_id, expires_at, bucket_time: the rest is kept by Tallydesk'
+      USING ERRCODE = 'restrict_violation';
+  END IF;
+  SELECT * INTO s FROM strategy WHERE name = NEW.strategy;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'unknown strategy "%": there is %', coalesce(NEW.strategy, ''), coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM strategy),
+      'none yet (tallydesk strategy add)') USING ERRCODE = 'foreign_key_violation';
+  END IF;
+  IF NEW.type IS NULL OR NEW.type NOT IN ('market', 'limit', 'deposit', 'withdrawal') THEN
+    RAISE EXCEPTION 'unknown type "%": market, limit, deposit or withdrawal', coalesce(NEW.type, '') USING ERRCODE = 'check_violation';
+  END IF;
+  IF NEW.side NOT IN ('buy', 'sell') THEN
+    RAISE EXCEPTION 'unknown side "%": buy or sell', NEW.side USING ERRCODE = 'check_violation';
+  END IF;
+  IF NEW.time_in_force NOT IN ('GTC', 'IOC', 'FOK', 'PO') THEN
+    RAISE EXCEPTION 'unknown time_in_force "%": GTC, IOC, FOK or PO', NEW.time_in_force USING ERRCODE = 'check_violation';
+  END IF;
+  IF NEW.trigger_when NOT IN ('rises', 'falls') THEN
+    RAISE EXCEPTION 'unknown trigger_when "%": rises or falls', NEW.trigger_when USING ERRCODE = 'check_violation';
+  END IF;
+  PERFORM check_amount('quantity', NEW.quantity), check_amount('quote_quantity', NEW.quote_quantity), check_amount('limit_price', NEW.limit_price),
+    check_amount('trigger_price', NEW.trigger_price);
+  IF NEW.type IN ('deposit', 'withdrawal') THEN
+    IF NEW.asset IS NULL OR NEW.quantity IS NULL OR num_nonnulls(NEW.side, NEW.market, NEW.quote_quantity, NEW.limit_price, NEW.bucket_time,
+         NEW.time_in_force, NEW.trigger_price, NEW.trigger_when, NEW.after_id, NEW.parent_id) > 0 THEN
+      RAISE EXCEPTION 'a % names an asset and a quantity, and nothing else', NEW.type USING ERRCODE = 'check_violation';
+    END IF;
+    SELECT id INTO asset_ FROM asset WHERE code = NEW.asset;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'unknown asset "%": known are %', NEW.asset, coalesce((SELECT string_agg(code, ', ' ORDER BY code) FROM (SELECT code FROM asset ORDER BY code LIMIT 8) few),
+        'none yet (tallydesk market sync)') USING ERRCODE = 'foreign_key_violation';
+    END IF;
+  ELSE
+    IF NEW.side IS NULL OR NEW.market IS NULL OR NEW.asset IS NOT NULL THEN
+      RAISE EXCEPTION 'a % order names a side and a market, and no asset', NEW.type USING ERRCODE = 'check_violation';
+    END IF;
+    IF (NEW.type = 'limit') <> (NEW.limit_price IS NOT NULL) THEN
+      RAISE EXCEPTION '%', CASE NEW.type WHEN 'limit' THEN 'a limit order needs a limit_price' ELSE 'a market order takes no limit_price; a limit order does' END USING ERRCODE = 'check_violation';
+    END IF;
+    IF NEW.type <> 'limit' AND NEW.time_in_force IS NOT NULL THEN
+      RAISE EXCEPTION 'time_in_force is %: only a limit order has one', NEW.time_in_force USING ERRCODE = 'check_violation';
+    END IF;
+    IF NEW.trigger_when IS NOT NULL AND NEW.trigger_price IS NULL THEN
+      RAISE EXCEPTION 'trigger_when is %: it needs a trigger_price', NEW.trigger_when USING ERRCODE = 'check_violation';
+    END IF;
+    IF num_nonnulls(NEW.quantity, NEW.quote_quantity) > 1 THEN
+      RAISE EXCEPTION 'give quantity or quote_quantity or neither, not both' USING ERRCODE = 'check_violation';
+    END IF;
+    market := find_market(NEW.market, s);
+  END IF;
+  INSERT INTO "order" (strategy_id, type, side, market_id, asset_id, quantity, quote_quantity, limit_price, expires_at, bucket_time,
+                       time_in_force, trigger_price, trigger_when, after_id, parent_id)
+    VALUES (s.id, NEW.type::order_type, NEW.side::order_side, market, asset_, NEW.quantity, NEW.quote_quantity, NEW.limit_price, NEW.expires_at, NEW.bucket_time,
+            NEW.time_in_force::time_in_force, NEW.trigger_price, NEW.trigger_when::trigger_when, NEW.after_id, NEW.parent_id)
+    RETURNING id, status, created_at, expires_at, client_order_id INTO NEW.id, NEW.status, NEW.created_at, NEW.expires_at, NEW.client_order_id;
+  RETURN NEW;
+END $$;
