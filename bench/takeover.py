@@ -53,6 +53,8 @@ def takeovers(place: Ground, kills: int) -> tuple[list[float], list[float]]:
     ours, floor = [], []
     with simulator() as venue:
         prepare(url, STRATEGIES, venue.options())
+        with psycopg.connect(url, autocommit=True) as connection:  # what never arrived is proved so in a shorter time
+            connection.execute("UPDATE account SET receive_window = '1 s'")
         with contextlib.ExitStack() as stack, psycopg.connect(url, autocommit=True) as connection:
             traders = {name: stack.enter_context(_trader(url, name)) for name in ("trader-1", "trader-2")}
             for _ in range(kills):
