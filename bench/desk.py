@@ -33,6 +33,10 @@ QUEUE = """
 INSERT INTO orders (strategy, type, side, market, quote_quantity)
 SELECT %(strategy)s, 'market', 'buy', 'binance:BTC/USDT', 10 FROM generate_series(1, %(orders)s)
 """
+QUEUE_IN_TABLE = """
+INSERT INTO "order" (strategy_id, type, side, market_id, quote_quantity)
+SELECT s.id, 'market', 'buy', 1, 10 FROM strategy s, generate_series(1, %(orders)s) WHERE s.name = %(strategy)s
+"""
 LEFT = """SELECT count(*) FROM "order" WHERE status IN ('queued', 'submitted')"""
 FILLED = """SELECT count(*) FROM "order" WHERE status = 'filled'"""
 BROKEN = "SELECT count(*) FROM invariant_violation"
@@ -56,42 +60,54 @@ def value(url: str, statement: LiteralString) -> int:
     return int(row[0])
 
 
-async def queue(url: str, orders: int, strategies: int) -> None:
-    """Queue orders through the public view, each strategy's in one statement, from WRITERS connections at once."""
+async def queue(url: str, orders: int, strategies: int, statement: LiteralString = QUEUE) -> None:
+    """Queue orders in one of the public ways, each strategy's in one statement, from WRITERS connections at once."""
     names = iter(range(1, strategies + 1))
 
     async def writer() -> None:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             for number in names:
                 share = orders // strategies + (number <= orders % strategies)
-                await connection.execute(QUEUE, {"strategy": f"s{number}", "orders": share})
+                await connection.execute(statement, {"strategy": f"s{number}", "orders": share})
 
     await asyncio.gather(*(writer() for _ in range(WRITERS)))
 
 
-async def pipeline(url: str, exchange: Exchange, orders: int, strategies: int) -> tuple[float, float]:
+async def pipeline(
+    url: str, exchange: Exchange, orders: int, strategies: int, statement: LiteralString = QUEUE
+) -> tuple[float, float]:
     """Orders per second from the first INSERT to the last settled order: with queueing, and counted from its end.
 
-    Nothing runs while the rows are queued, so the second figure is the trader's alone.
+    Nothing runs while the rows are queued, so the second figure is the trader's alone. What is done once in a trader's
+    life is done before: one order of each strategy has gone all the way through the same connections.
     """
     async with open_pool(url, Identity("trader", "bench"), POOL_SIZE) as pool:
-        trader = Trader(Desk(uuid4(), pool, {1: exchange}))
+        desk = Desk(uuid4(), pool, {1: exchange})
+        await queue(url, strategies, strategies, statement)
+        await _drain(url, desk)
         before = value(url, FILLED)
         started = time.perf_counter()
-        await queue(url, orders, strategies)
+        await queue(url, orders, strategies, statement)
         queued = time.perf_counter()
-        running = asyncio.create_task(trader.run())
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            while not running.done():
-                row = await (await connection.execute(LEFT)).fetchone()
-                if row is not None and row[0] == 0:
-                    break
-                await asyncio.sleep(0.02)
-        ended = time.perf_counter()
-        trader.stop.set()
-        trader.wake.set()
-        await running
+        ended = await _drain(url, desk)
     filled = value(url, FILLED) - before
     if filled != orders or value(url, BROKEN):
         raise AssertionError(f"{filled} of {orders} orders were filled: this run measures nothing")
     return orders / (ended - started), orders / (ended - queued)
+
+
+async def _drain(url: str, desk: Desk) -> float:
+    """Run a trader until nothing is queued or in flight; when that was, by the clock of `time.perf_counter`."""
+    trader = Trader(desk)
+    running = asyncio.create_task(trader.run())
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        while not running.done():
+            row = await (await connection.execute(LEFT)).fetchone()
+            if row is not None and row[0] == 0:
+                break
+            await asyncio.sleep(0.02)
+    ended = time.perf_counter()
+    trader.stop.set()
+    trader.wake.set()
+    await running
+    return ended

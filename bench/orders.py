@@ -8,13 +8,15 @@ import asyncio
 import os
 
 from bench.claim import claim_times
-from bench.desk import pipeline, prepare
+from bench.cpu import cpu
+from bench.desk import QUEUE_IN_TABLE, pipeline, prepare
 from bench.four_transactions import FourTransactions
 from bench.ground import Ground, ground, in_turn
 from bench.instant import InstantVenue
 from bench.latency import latencies
-from bench.report import bound, compare, header, percentile
+from bench.report import WIDTH, bound, compare, header, percentile
 from bench.simulated import CREDENTIALS, ccxt_alone, simulator
+from bench.takeover import takeovers
 from trader.exchange.credentials import read_credentials
 from trader.trader import SENDS_AT_ONCE
 
@@ -25,15 +27,18 @@ async def measure_pipeline(place: Ground, options: argparse.Namespace) -> None:
     prepare(ours, options.strategies)
     floor = FourTransactions(place.database(migrated=False), options.strategies)
 
-    async def run_ours() -> tuple[float, float]:
-        return await pipeline(ours, InstantVenue(), options.orders, options.strategies)
+    async def run_ours() -> list[float]:
+        by_view = await pipeline(ours, InstantVenue(), options.orders, options.strategies)
+        by_table = await pipeline(ours, InstantVenue(), options.orders, options.strategies, QUEUE_IN_TABLE)
+        return [*by_view, by_table[0]]
 
     async def run_floor() -> float:
         return await floor.run(options.orders)
 
     mine, base = await in_turn(options.rounds, run_ours, run_floor)
-    whole, drained = [one[0] for one in mine], [one[1] for one in mine]
-    compare("instant venue, orders/s, queueing included", whole, base, least=3)
+    view, drained, table = ([one[place] for one in mine] for place in range(3))
+    compare("instant venue, orders/s, queued by the view", view, base, least=3)
+    compare("instant venue, orders/s, queued by the table", table, base)
     compare("instant venue, orders/s, queued before", drained, base)
 
 
@@ -77,7 +82,32 @@ async def measure_claim(place: Ground, options: argparse.Namespace) -> None:
     compare(f"claim of 100 orders, {options.backlog:,} / 100 queued", many, few, most=3, unit=" ms")
 
 
-PARTS = {"pipeline": measure_pipeline, "ccxt": measure_ccxt, "latency": measure_latency, "claim": measure_claim}
+async def measure_takeover(place: Ground, options: argparse.Namespace) -> None:
+    """A trader is killed with requests out -> another has its orders, against the freeing of a dead one's lock."""
+    ours, floor = takeovers(place, options.kills)
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        what = f"killed -> its orders are taken, {name}; floor: lock"
+        bound(what, percentile(ours, share), percentile(floor, share), " ms", 1000)
+
+
+async def measure_cpu(place: Ground, options: argparse.Namespace) -> None:
+    """CPU time of PostgreSQL and of Python per order, phase by phase."""
+    runs = [await cpu(place, options.orders) for _ in range(options.rounds)]
+    for phase in runs[0].server:
+        server, python = (
+            min(run[phase] for run in side) for side in zip(*((r.server, r.python) for r in runs), strict=True)
+        )
+        print(f"{f'{phase}, CPU an order':<{WIDTH}} PostgreSQL {server:4.0f} us, Python {python:4.0f} us", flush=True)
+
+
+PARTS = {
+    "pipeline": measure_pipeline,
+    "ccxt": measure_ccxt,
+    "latency": measure_latency,
+    "claim": measure_claim,
+    "takeover": measure_takeover,
+    "cpu": measure_cpu,
+}
 
 
 def main() -> None:
@@ -88,6 +118,7 @@ def main() -> None:
     parser.add_argument("--strategies", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5, help="of ours and of the floor, in turn")
     parser.add_argument("--singles", type=int, default=200, help="orders timed one by one")
+    parser.add_argument("--kills", type=int, default=20, help="of traders")
     parser.add_argument("--backlog", type=int, default=100_000, help="queued orders of the claim")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):

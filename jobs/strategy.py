@@ -96,7 +96,7 @@ ADJACENT = "SELECT %(newest)s::timestamptz - span <= %(before)s AS adjacent FROM
 ORDER = """
 INSERT INTO "order" (strategy_id, type, side, market_id, bucket_time)
 VALUES (%(id)s, 'market', %(side)s, %(market_id)s, %(time_close)s)
-ON CONFLICT ON CONSTRAINT one_order_per_strategy_and_candle DO NOTHING
+ON CONFLICT (strategy_id, bucket_time) WHERE bucket_time IS NOT NULL DO NOTHING
 """
 
 DECIDED = "UPDATE strategy SET signal = %(signal)s, last_bucket = %(time_close)s, error = NULL WHERE id = %(id)s"

@@ -14,6 +14,12 @@ SELECT FROM balance b JOIN ledger_account l ON l.id = b.ledger_account_id
  WHERE l.strategy_id = ANY(%(strategies)s) ORDER BY b.ledger_account_id, b.asset_id FOR UPDATE OF b
 """
 
+LOCK_OF_ORDERS = """
+SELECT FROM balance b JOIN ledger_account l ON l.id = b.ledger_account_id
+ WHERE l.strategy_id IN (SELECT strategy_id FROM "order" WHERE id = ANY(%(ids)s::bigint[]))
+ ORDER BY b.ledger_account_id, b.asset_id FOR UPDATE OF b
+"""
+
 READ_FREE = """
 SELECT l.strategy_id, b.asset_id, b.total - b.held AS free
   FROM balance b JOIN ledger_account l ON l.id = b.ledger_account_id WHERE l.strategy_id = ANY(%(strategies)s)
@@ -38,6 +44,11 @@ class Allowances:
 async def lock(connection: Connection, strategies: Collection[int]) -> None:
     """Lock the balances of strategies until the transaction ends: always in one order, so that nothing deadlocks."""
     await connection.execute(LOCK, {"strategies": sorted(strategies)})
+
+
+async def lock_of_orders(connection: Connection, ids: str) -> None:
+    """Lock the balances of the strategies of orders (an array, see `db.numbers`) until the transaction ends."""
+    await connection.execute(LOCK_OF_ORDERS, {"ids": ids})
 
 
 async def allowances(connection: Connection, strategies: Collection[int]) -> Allowances:

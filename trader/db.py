@@ -5,8 +5,9 @@ transaction, and no later `transaction()` block would be durable when it ends.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any, LiteralString, NamedTuple, TypeVar
 
 import psycopg
@@ -106,6 +107,20 @@ def end_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+def numbers(values: Iterable[int | Decimal | None]) -> str:
+    """An array of numbers as PostgreSQL writes it, to be cast to its type. psycopg makes the same, far slower."""
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+
+
+def texts(values: Iterable[object]) -> str:
+    """An array of anything whose `str` PostgreSQL reads: text, timestamps with their zone, booleans. None is NULL."""
+    return "{" + ",".join(["NULL" if value is None else _quoted(str(value)) for value in values]) + "}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 async def fetch_one(connection: Connection, statement: LiteralString, parameters: Params | None = None) -> Any:

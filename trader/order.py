@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
-from trader.db import Connection, fetch_all, fetch_one
+from trader.db import Connection, fetch_all, fetch_one, numbers
 from trader.exchange.protocol import FillReport, OrderReport, OrderRequest, OrderType, Side, TimeInForce
 from trader.sizing import Denial, Intent, Placement, Rules, plain
 
@@ -58,9 +58,9 @@ SUBMIT = """
 UPDATE "order" o SET status = 'submitted', attempt = o.attempt + 1, fence = %(fence)s, sent_quantity = x.quantity,
        sent_quote_quantity = x.quote_quantity, sent_price = x.price,
        hold_asset_id = x.hold_asset_id, hold_quantity = x.hold_quantity,
-       submitted_at = t.now, receive_deadline = t.now + x.receive_window
+       submitted_at = t.now, receive_deadline = t.now + x.receive_window * interval '1 ms'
   FROM unnest(%(ids)s::bigint[], %(quantities)s::numeric[], %(quote_quantities)s::numeric[], %(prices)s::numeric[],
-              %(hold_assets)s::int[], %(holds)s::numeric[], %(windows)s::interval[])
+              %(hold_assets)s::int[], %(holds)s::numeric[], %(windows)s::int[])
          x (id, quantity, quote_quantity, price, hold_asset_id, hold_quantity, receive_window),
        (SELECT date_trunc('milliseconds', clock_timestamp()) AS now) t
  WHERE o.id = x.id RETURNING o.id, o.submitted_at
@@ -85,7 +85,7 @@ CLAIM_FENCE = "SELECT nextval('fence') AS fence, EXISTS (SELECT FROM risk_limit)
 
 LOCK = """
 SELECT id, strategy_id, account_id, status::text, fence, venue_order_id FROM "order"
- WHERE id = ANY(%(ids)s) ORDER BY strategy_id, id FOR UPDATE
+ WHERE id = ANY(%(ids)s::bigint[]) ORDER BY strategy_id, id FOR UPDATE
 """
 
 BOOK_FILLS = """
@@ -133,7 +133,7 @@ NAME_AT_VENUE = """
 UPDATE "order" SET venue_order_id = %(venue_order_id)s WHERE id = %(id)s AND venue_order_id IS NULL
 """
 
-FILLED = 'SELECT id, filled_quantity, sent_quantity FROM "order" WHERE id = ANY(%(ids)s)'
+FILLED = 'SELECT id, filled_quantity, sent_quantity FROM "order" WHERE id = ANY(%(ids)s::bigint[])'
 
 INCIDENT = """
 INSERT INTO incident (severity, kind, message, account_id, order_id)
@@ -291,13 +291,13 @@ async def submit(connection: Connection, placements: Sequence[tuple[Queued, Plac
         SUBMIT,
         {
             "fence": fence,
-            "ids": [order.id for order, _ in placements],
-            "quantities": [placement.quantity for _, placement in placements],
-            "quote_quantities": [placement.quote_quantity for _, placement in placements],
-            "prices": [placement.price for _, placement in placements],
-            "hold_assets": [placement.hold_asset_id for _, placement in placements],
-            "holds": [placement.hold_quantity for _, placement in placements],
-            "windows": [order.receive_window for order, _ in placements],
+            "ids": numbers(order.id for order, _ in placements),
+            "quantities": numbers(placement.quantity for _, placement in placements),
+            "quote_quantities": numbers(placement.quote_quantity for _, placement in placements),
+            "prices": numbers(placement.price for _, placement in placements),
+            "hold_assets": numbers(placement.hold_asset_id for _, placement in placements),
+            "holds": numbers(placement.hold_quantity for _, placement in placements),
+            "windows": numbers(order.receive_window // timedelta(milliseconds=1) for order, _ in placements),
         },
     )
     submitted_at = {row.id: row.submitted_at for row in rows}

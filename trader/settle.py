@@ -9,8 +9,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from psycopg import AsyncCursor
+
 from trader import balance, order
-from trader.db import Connection, fetch_all, fetch_one
+from trader.db import Connection, fetch_one, numbers, texts
 from trader.exchange.protocol import FillReport, OrderReport
 from trader.order import Outcome
 
@@ -22,12 +24,7 @@ async def settle(connection: Connection, outcomes: Sequence[Outcome]) -> None:
 
     Lock order, as everywhere: lanes, orders, balances.
     """
-    await _release_lanes(connection, outcomes)
-    ids = sorted({outcome.order_id for outcome in outcomes})
-    before = {row.id: row for row in await fetch_all(connection, order.LOCK, {"ids": ids})}
-    await balance.lock(connection, {row.strategy_id for row in before.values()})
-    booked = await book_fills(connection, outcomes)
-    after = {row.id: row for row in await fetch_all(connection, order.FILLED, {"ids": ids})}
+    before, booked, after = await _book(connection, outcomes)
     valid = [outcome for outcome in outcomes if not _is_fenced(outcome, before[outcome.order_id])]
     await _move_on(connection, valid, before, after)
     await _leave_in_doubt(connection, [outcome for outcome in valid if outcome.verdict in ("in doubt", "never sent")])
@@ -38,6 +35,22 @@ async def settle(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     for order_id in sorted(missed):
         message = f"{booked.count(order_id)} booked that no answer, look-up, poll or stream had brought"
         await _raise_incident(connection, "notice", "missing fill booked", message, before[order_id])
+
+
+async def _book(
+    connection: Connection, outcomes: Sequence[Outcome]
+) -> tuple[dict[int, Any], list[int], dict[int, Any]]:
+    """Lock what is settled and book its fills, in one round trip: orders before, the order of each new fill, after."""
+    ids = numbers(sorted({outcome.order_id for outcome in outcomes}))
+    async with connection.pipeline():
+        await _release_lanes(connection, outcomes)
+        locked = await connection.execute(order.LOCK, {"ids": ids})
+        await balance.lock_of_orders(connection, ids)
+        booking = await _book_fills(connection, outcomes)
+        filled = await connection.execute(order.FILLED, {"ids": ids})
+    before = {row.id: row for row in await locked.fetchall()}
+    booked = [row.order_id for cursor in booking for row in await cursor.fetchall()]
+    return before, booked, {row.id: row for row in await filled.fetchall()}
 
 
 async def dispute(connection: Connection, outcome: Outcome) -> None:
@@ -70,9 +83,9 @@ async def _release_lanes(connection: Connection, outcomes: Sequence[Outcome]) ->
         )
 
 
-async def book_fills(connection: Connection, outcomes: Sequence[Outcome]) -> list[int]:
-    """Insert the fills that are not known yet; the order id of each new one."""
-    new: list[int] = []
+async def _book_fills(connection: Connection, outcomes: Sequence[Outcome]) -> list[AsyncCursor[Any]]:
+    """Insert the fills that are not known yet; cursors with the order id of each new one."""
+    cursors = []
     for source in ("answer", "look-up", "poll", "stream", "reconciliation"):
         fills = [
             (outcome.order_id, fill)
@@ -81,29 +94,29 @@ async def book_fills(connection: Connection, outcomes: Sequence[Outcome]) -> lis
             for fill in (*(outcome.report.fills if outcome.report else ()), *outcome.fills)
         ]
         if fills:
-            new += await _insert_fills(connection, fills, source)
-    return new
+            cursors.append(await _insert_fills(connection, fills, source))
+    return cursors
 
 
-async def _insert_fills(connection: Connection, fills: Sequence[tuple[int, FillReport]], source: str) -> list[int]:
+async def _insert_fills(
+    connection: Connection, fills: Sequence[tuple[int, FillReport]], source: str
+) -> AsyncCursor[Any]:
     codes = sorted({fill.fee_asset for _, fill in fills if fill.fee_asset is not None})
     await connection.execute(order.ADD_ASSETS, {"codes": codes})
-    rows = await fetch_all(
-        connection,
+    return await connection.execute(
         order.BOOK_FILLS,
         {
             "source": source,
-            "orders": [order_id for order_id, _ in fills],
-            "traded_at": [fill.traded_at for _, fill in fills],
-            "quantities": [fill.quantity for _, fill in fills],
-            "prices": [fill.price for _, fill in fills],
-            "fees": [fill.fee for _, fill in fills],
-            "fee_assets": [fill.fee_asset for _, fill in fills],
-            "liquidities": [fill.liquidity for _, fill in fills],
-            "trades": [fill.trade_id for _, fill in fills],
+            "orders": numbers(order_id for order_id, _ in fills),
+            "traded_at": texts(fill.traded_at for _, fill in fills),
+            "quantities": numbers(fill.quantity for _, fill in fills),
+            "prices": numbers(fill.price for _, fill in fills),
+            "fees": numbers(fill.fee for _, fill in fills),
+            "fee_assets": texts(fill.fee_asset for _, fill in fills),
+            "liquidities": texts(fill.liquidity for _, fill in fills),
+            "trades": texts(fill.trade_id for _, fill in fills),
         },
     )
-    return [row.order_id for row in rows]
 
 
 async def _move_on(
@@ -124,9 +137,15 @@ async def _move_on(
         elif outcome.verdict in ("denied", "canceled"):
             moves.append((outcome.order_id, outcome.verdict, None, outcome.reason))
     if moves:
-        ids, statuses, venue_order_ids, reasons = (list(column) for column in zip(*moves, strict=True))
+        ids, statuses, venue_order_ids, reasons = zip(*moves, strict=True)
         await connection.execute(
-            order.MOVE_ON, {"ids": ids, "statuses": statuses, "venue_order_ids": venue_order_ids, "reasons": reasons}
+            order.MOVE_ON,
+            {
+                "ids": numbers(ids),
+                "statuses": texts(statuses),
+                "venue_order_ids": texts(venue_order_ids),
+                "reasons": texts(reasons),
+            },
         )
 
 

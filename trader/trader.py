@@ -11,6 +11,7 @@ Starting is the same as recovering: the loops below first find what an earlier t
 """
 
 import asyncio
+import gc
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -209,6 +210,7 @@ class Trader:
 
     async def run(self) -> None:
         """Claim and send until stopped. Raises if the database is lost: whoever starts next recovers."""
+        gc.freeze()  # what was made before stays: modules, markets. Looking for garbage in it would only cost time.
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settle())
             while not self.stop.is_set():

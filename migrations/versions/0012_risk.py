@@ -3,7 +3,7 @@
 from trader.migrate import backward, forward
 
 revision = "0012_risk"
-down_revision = "0010_order_life"
+down_revision = "0011_fast"
 
 
 def upgrade() -> None:

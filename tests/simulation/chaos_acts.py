@@ -39,6 +39,7 @@ LOOK_UP_FAULTS = [
     {"fault": "too_many_requests", "endpoint": "GET /api/v3/openOrders", "seconds": 1},
     {"fault": "status", "endpoint": "GET /api/v3/account"},
 ]
+EVENT_FAULTS = ("event_drop", "event_duplicate", "event_reorder", "disconnect")
 TRADERS = ("trader-1", "trader-2")
 SESSIONS_OF_ROLES = """
 SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name ~ '^(trader|worker|scheduler)'
@@ -111,6 +112,19 @@ def queue_bracket(world: World) -> None:
     world.counts["brackets"] += 1
 
 
+def replace_one(world: World) -> None:
+    """Another order in the place of one that rests or waits."""
+    rows = world.sql(f"""SELECT id, side::text FROM "order" WHERE type = 'limit' AND cancel_requested_at IS NULL
+        AND (status IN {OPEN} OR status = 'waiting') ORDER BY id DESC LIMIT 50""")
+    if rows:
+        old = world.dice.choice(rows)
+        strategy = world.sql("SELECT strategy FROM orders WHERE id = %s", old.id)[0].strategy
+        fields = {"strategy": strategy, "market": MARKET, "side": old.side, "type": "limit", "replaces_id": old.id}
+        share = world.dice.choice(("0.98", "1.0", "1.02"))
+        if insert(world, fields | {"quantity": "0.0006", "limit_price": near(world, share)}):
+            world.counts["orders that replace others"] += 1
+
+
 def deposit_or_withdraw(world: World) -> None:
     kind = world.dice.choice(("deposit", "withdrawal"))
     strategy, quantity = f"s{world.dice.randrange(STRATEGIES)}", world.dice.choice((5, 50, 200, 200_000))
@@ -165,6 +179,12 @@ def look_up_fault(world: World) -> None:
     times = world.dice.choice((1, 2, 3))
     world.at_venue(lambda: world.venue.fault(str(fault.pop("fault")), times=times, **fault))
     world.counts["faults of look-ups and cancels"] += 1
+
+
+def event_fault(world: World) -> None:
+    kind = world.dice.choice(EVENT_FAULTS)
+    world.at_venue(lambda: world.venue.fault(kind, endpoint=None, times=world.dice.choice((1, 3, 10))))
+    world.counts["faults of the stream"] += 1
 
 
 def kill_trader(world: World) -> None:
@@ -228,15 +248,36 @@ def halt_for_a_moment(world: World) -> None:
     world.counts["halts"] += 1
 
 
+def reduce_for_a_moment(world: World) -> None:
+    world.sql("UPDATE account SET reducing = true WHERE name = 'main'")
+    time.sleep(world.dice.uniform(0, 0.5))  # how long is drawn
+    world.sql("UPDATE account SET reducing = false WHERE name = 'main'")
+    world.counts["times the account only reduced"] += 1
+
+
+def change_limits(world: World) -> None:
+    strategy = f"s{world.dice.randrange(STRATEGIES)}"
+    world.sql("DELETE FROM limits WHERE strategy = %s", strategy)
+    if world.dice.random() < 0.6:
+        world.sql(
+            """INSERT INTO limits (strategy, max_order_value, max_open_orders, max_orders_per_minute)
+               VALUES (%s, %s, %s, %s)""",
+            strategy, world.dice.choice((20, 50)), world.dice.choice((1, 3)), world.dice.choice((2, 10)),
+        )  # fmt: skip
+    world.counts["changes of risk limits"] += 1
+
+
 ACTS: list[tuple[int, Callable[[World], None]]] = [
     (30, queue_orders),
     (5, queue_bracket),
+    (4, replace_one),
     (6, deposit_or_withdraw),
     (6, cancel_one),
     (8, move_price),
     (4, human_trades),
     (10, venue_fault),
     (5, look_up_fault),
+    (4, event_fault),
     (6, kill_trader),
     (3, pause_trader),
     (2, kill_helper),
@@ -245,5 +286,7 @@ ACTS: list[tuple[int, Callable[[World], None]]] = [
     (1, kill_venue),
     (1, power_cut),
     (1, halt_for_a_moment),
+    (1, reduce_for_a_moment),
+    (1, change_limits),
 ]
 """Each with its weight."""

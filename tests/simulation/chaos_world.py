@@ -57,7 +57,7 @@ class World:
         self.venue.price(str(self.price))
         self.desk = Desk(self.url, self.venue, self.home)
         self.desk.opening = self.desk.balances()
-        self.desk.execute("UPDATE account SET receive_window = '2 s'")
+        self.desk.execute("UPDATE account SET receive_window = '2 s', stream = true")
         if self.desk.process("reconcile", "main").wait() != 0:
             raise AssertionError("the account could not be opened")
         for number in range(STRATEGIES):
