@@ -287,7 +287,7 @@ class Desk:
 
     def heard(self, times: int = 1) -> None:
         """Wait until traders have subscribed to the stream so many times since the venue was started."""
-        self.venue.wait_for_log(lambda _: len(self.subscriptions()) >= times)
+        self.venue.wait_for_log(lambda _: len(self.subscriptions()) >= times, PATIENCE)
 
     def subscriptions(self) -> list[dict[str, Any]]:
         """Every subscription to the account's stream that the venue has accepted since it was started."""

@@ -71,7 +71,7 @@ def test_s08_in_doubt_and_then_the_stream_speaks_before_the_look_up(desk: Desk) 
 def test_s08_the_stream_speaks_before_the_answer_is_lost(desk: Desk) -> None:
     """in doubt, then the stream says accepted before the look-up -> no resend. The doubt comes too late to be one."""
     listening(desk)
-    desk.venue.fault("hang", seconds=1)
+    desk.venue.fault("hang", seconds=4)
     order = rest(desk)
     desk.wait_for_status(order, "accepted")
     assert desk.value("SELECT EXISTS (SELECT FROM lane WHERE owner IS NOT NULL)")  # the answer is still awaited
