@@ -3080,6 +3080,10 @@ CREATE OR REPLACE VIEW order_in_doubt AS
 COMMENT ON COLUMN order_in_doubt.in_doubt_since IS 'Since when nobody can say whether it arrived; NULL: no trader has looked at it yet.';
 COMMENT ON COLUMN order_in_doubt.evidence IS 'What is known so far, in words; each look-up is a row of look_up.';
 
+-- A look-up that dies with its trader is made again at once: whoever can take the lock of an instance knows that its process is gone.
+ALTER TABLE "order" ADD COLUMN looked_up_by uuid CONSTRAINT only_an_order_that_was_sent_is_looked_up CHECK (looked_up_by IS NULL OR attempt > 0);
+COMMENT ON COLUMN "order".looked_up_by IS 'The instance (role.instance) of the trader that took it last to look it up.';
+
 -- Whoever wants to be told of what needs a person: LISTEN incident.
 ALTER TABLE account ADD COLUMN doubt_alert interval NOT NULL DEFAULT '5 min' CONSTRAINT doubt_alert_is_above_zero CHECK (doubt_alert > '0 s');
 COMMENT ON COLUMN account.doubt_alert IS 'How long an order may be in doubt before that is an incident.';

@@ -35,14 +35,18 @@ UPDATE lane SET owner = NULL, lease_until = '-infinity'
 
 # In doubt and due; or submitted under a claim that has ended (its lane is free, or was claimed again since).
 # A row written in what is now the future was written before the clock was set back: its next look would wait for that.
+# One whose trader died while it looked is due at once.
 TAKE = """
 WITH due AS (
   SELECT o.id FROM "order" o JOIN lane l ON l.strategy_id = o.strategy_id
    WHERE o.status = 'submitted' AND o.account_id = ANY(%(accounts)s)
      AND CASE WHEN o.in_doubt_since IS NULL THEN l.lease_until < clock_timestamp() OR l.fence <> o.fence
-              ELSE o.next_look_at <= clock_timestamp() OR o.updated_at > clock_timestamp() + interval '1 s' END
+              ELSE o.next_look_at <= clock_timestamp() OR o.updated_at > clock_timestamp() + interval '1 s'
+                OR o.looked_up_by <> %(trader)s
+                   AND pg_try_advisory_xact_lock(hashtextextended(o.looked_up_by::text, 0)) END
    ORDER BY o.next_look_at NULLS FIRST LIMIT %(limit)s FOR UPDATE OF o SKIP LOCKED)
-UPDATE "order" o SET fence = %(fence)s, in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp()),
+UPDATE "order" o SET fence = %(fence)s, looked_up_by = %(trader)s,
+       in_doubt_since = coalesce(o.in_doubt_since, clock_timestamp()),
        next_look_at = clock_timestamp() + make_interval(secs => %(taken_for)s),
        reason = coalesce(o.reason, 'the trader that sent it is gone')
   FROM due, market m, account a WHERE o.id = due.id AND m.id = o.market_id AND a.id = o.account_id
@@ -119,7 +123,8 @@ async def recover(desk: Desk) -> int:
 
 async def _take(connection: Connection, desk: Desk) -> list[Any]:
     fence = await order.next_fence(connection)
-    parameters = {"accounts": list(desk.exchanges), "limit": 50, "fence": fence, "taken_for": TAKEN_FOR_SECONDS}
+    parameters = {"accounts": list(desk.exchanges), "limit": 50, "fence": fence}
+    parameters |= {"taken_for": TAKEN_FOR_SECONDS, "trader": desk.instance}
     return await fetch_all(connection, TAKE, parameters)
 
 

@@ -89,7 +89,7 @@ DROP INDEX incident_in_doubt;
 ALTER TABLE account DROP COLUMN doubt_alert;
 COMMENT ON COLUMN incident.resolved_at IS 'When a person dealt with it; NULL: open.';
 REVOKE INSERT (replaces_id) ON "order" FROM tallydesk_user;
-ALTER TABLE "order" DROP COLUMN replaces_id, DROP COLUMN due_quantity, DROP COLUMN replaced_quantity;
+ALTER TABLE "order" DROP COLUMN replaces_id, DROP COLUMN due_quantity, DROP COLUMN replaced_quantity, DROP COLUMN looked_up_by;
 COMMENT ON COLUMN "order".expires_at IS 'If no trader has seen it by then, it is denied as stale; one that still waits then is expired. Default: order_ttl of its strategy after it was queued.';
 COMMENT ON COLUMN "order".after_id IS 'It waits until that order has ended: queued if that filled anything, else canceled.';
 COMMENT ON COLUMN "order".parent_id IS 'Orders with the same parent are a group, of which one cancels the others: the first fill of one asks for the cancel of the rest.';

@@ -46,7 +46,7 @@ def left_in_doubt(books: Books, number: int, reason: str, never_sent: bool = Fal
 
 def taken(books: Books, fence: int) -> None:
     """What a trader does when it takes up what is due."""
-    run(books, recovery.TAKE, accounts=[1], limit=50, fence=fence, taken_for=30.0)
+    run(books, recovery.TAKE, accounts=[1], limit=50, fence=fence, taken_for=30.0, trader=TRADER)
 
 
 def looked(books: Books, number: int, fence: int, answer: str, after: bool | None, absences: int = 0) -> None:

@@ -74,9 +74,9 @@ def test_the_evidence_of_a_dead_trader_counts_for_the_next(desk: Desk) -> None:
 
 
 def test_what_the_venue_once_said_that_it_has_is_never_sent_again(desk: Desk) -> None:
-    """The answer is lost, the look-ups lie until a second attempt is a duplicate; and they go on lying."""
+    """The answer is lost, look-ups and lists lie until a second attempt is a duplicate; and they go on lying."""
     desk.venue.fault("drop_answer")
-    desk.venue.fault("lookup_miss", endpoint=LOOK_UP, times=None)
+    desk.venue.hide_orders()
     order = desk.order("s", type="limit", quantity="0.001", limit_price="40000")
     desk.trader()
     desk.wait_for(f"SELECT 3 <= array_length(({ANSWERS}), 1)", order, 2)
@@ -94,3 +94,21 @@ def test_what_the_venue_once_said_that_it_has_is_never_sent_again(desk: Desk) ->
     assert [row[:2] for row in attempts(desk, order)] == [(1, "absent"), (2, "accepted")]
     assert len(desk.venue.orders()) == 1
     desk.check()
+
+
+def test_a_look_up_that_dies_with_its_trader_is_made_again_at_once(desk: Desk) -> None:
+    """Else the order would wait until the dead one's look-up had run out of time."""
+    desk.venue.fault("drop_answer")
+    desk.venue.fault("hang", endpoint=LOOK_UP, seconds=60)
+    order = desk.order("s", quote_quantity="60")
+    first = desk.trader()
+    taken = desk.wait_for('SELECT looked_up_by FROM "order" WHERE id = %s', order)
+    assert desk.value("SELECT instance FROM role WHERE kind = 'trader'") == taken
+    desk.venue.wait_for_log(lambda one: (one["method"], one["path"]) == ("GET", "/api/v3/order"))
+    first.kill()
+    desk.trader()
+    desk.known_once(order)
+    began = "(SELECT max(started_at) FROM role WHERE kind = 'trader')"
+    waits = [row.wait.total_seconds() for row in desk.execute(f"SELECT at - {began} AS wait FROM look_up")]
+    assert len(waits) == 1
+    assert waits[0] < 15  # the first one's look had 30 s
