@@ -90,7 +90,7 @@ def violations(world: World) -> list[str]:
     found += [
         f"somebody else's order {name} was {one['status']}"
         for name, one in theirs.items()
-        if one["status"] not in ("NEW", "FILLED")
+        if one["status"] == "CANCELED"
     ]
     resting = theirs[world.resting]
     if resting["status"] != "NEW" or not world.sql(EXTERNAL, str(resting["id"]))[0].n:

@@ -228,7 +228,7 @@ def test_s15_the_cancel_of_an_order_that_waits_for_its_send(desk: Desk) -> None:
     """cancel reply lost -> pending_cancel until proved. What is claimed and was not sent yet is not sent any more."""
     desk.ready_trader()
     desk.venue.fault("delay_answer", seconds=1)
-    with desk.locking("SELECT FROM balance FOR UPDATE"):  # both into one claim
+    with desk.sql.transaction():  # both into one claim
         first, second = desk.order("s", quote_quantity="30"), desk.order("s", quote_quantity="20")
     desk.wait_for("SELECT count(*) = 2 FROM \"order\" WHERE status = 'submitted'")
     cancel(desk, second)

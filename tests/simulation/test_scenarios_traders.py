@@ -63,7 +63,7 @@ def test_s20_a_trader_that_was_paused_past_its_lease_sends_nothing(desk: Desk) -
     """
     slow = desk.ready_trader()
     desk.venue.fault("delay_answer", seconds=1)
-    with desk.locking("SELECT FROM balance FOR UPDATE"):  # both into one claim
+    with desk.sql.transaction():  # both into one claim
         first, second = desk.order("s", quote_quantity="30"), desk.order("s", quote_quantity="20")
     desk.wait_for(SUBMITTED, 2)
     desk.sent()

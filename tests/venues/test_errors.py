@@ -198,7 +198,7 @@ def test_what_nobody_can_know_stays_in_doubt(desk: VenueDesk) -> None:
         tell(desk, error)
         order = desk.order(f"s{number}", market="venue:BTC/USDT", quote_quantity="60")
         desk.wait_for(
-            """SELECT status <> 'submitted' AND status <> 'queued' OR reason LIKE '%%not found yet%%' FROM "order"
+            """SELECT status <> 'submitted' AND status <> 'queued' OR reason LIKE '%%not found%%' FROM "order"
                 WHERE id = %s""",
             order,
         )
