@@ -39,11 +39,17 @@ log = logging.getLogger("trader")
 LANES_PER_CLAIM = 32
 ORDERS_PER_LANE = 8
 CLAIMED_AT_ONCE = 160
-"""No further claim while so many orders are on their way: what is claimed and waits grows older than its time stamp."""
+"""No further claim while so many orders wait for their send: what is claimed and waits outgrows its time stamp."""
+UNSETTLED_AT_ONCE = 640
+"""No further claim while so many are claimed and not settled: after a crash each of them is looked up."""
 SENDS_AT_ONCE = 32
 """Calls in flight at one venue; the orders of one strategy go one after the other."""
 LEASE = timedelta(seconds=30)
 OUTCOMES_PER_SETTLE = 200
+GATHER_SECONDS = 0.02
+"""Before settling, while more answers are to come: so that they are settled together. A single order does not wait."""
+SETTLERS = 2
+"""Transactions that settle at once, each for lanes of its own: one would leave a core of the database idle."""
 
 
 @dataclass(slots=True)
@@ -58,7 +64,10 @@ class Desk:
     in_doubt: dict[tuple[int, int], float] = field(default_factory=dict)
     """By (order, attempt): since when, on our own clock, we know that it is in doubt."""
     traces: Traces = field(default_factory=Traces)
-    outcomes: "asyncio.Queue[Outcome]" = field(default_factory=asyncio.Queue)
+    outcomes: "tuple[asyncio.Queue[Outcome], ...]" = field(
+        default_factory=lambda: tuple(asyncio.Queue() for _ in range(SETTLERS))
+    )
+    """What became of sends, by settler. One has all of a lane's: a lane is not free before its orders are settled."""
     sending: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDS_AT_ONCE))
     gate: Gate = field(init=False)
 
@@ -154,7 +163,7 @@ async def send_lane(desk: Desk, lane: Sequence[Claimed]) -> None:
         else:
             outcome = await send(desk, claimed)
         frees = (claimed.strategy_id, claimed.fence) if claimed is lane[-1] else None
-        await desk.outcomes.put(replace(outcome, frees_lane=frees))
+        await desk.outcomes[claimed.strategy_id % SETTLERS].put(replace(outcome, frees_lane=frees))
 
 
 async def send(desk: Desk, claimed: Claimed) -> Outcome:
@@ -206,21 +215,22 @@ class Trader:
         """Set when orders were queued: claim now instead of at the next tick."""
         self.stop = asyncio.Event()
         self._lanes: set[asyncio.Task[None]] = set()
-        self._on_their_way = 0
+        self._unsettled = 0
+        self._settling = 0
 
     async def run(self) -> None:
         """Claim and send until stopped. Raises if the database is lost: whoever starts next recovers."""
         gc.freeze()  # what was made before stays: modules, markets. Looking for garbage in it would only cost time.
         async with asyncio.TaskGroup() as group:
-            settling = group.create_task(self._settle())
+            settlers = [group.create_task(self._settle(outcomes)) for outcomes in self.desk.outcomes]
             while not self.stop.is_set():
                 end_if_cancelled()
-                if self._on_their_way >= CLAIMED_AT_ONCE:
+                if self._unsettled >= UNSETTLED_AT_ONCE or self._unsent() >= CLAIMED_AT_ONCE:
                     await self._pause()
                     continue
                 batch = await claim(self.desk)
                 for lane in batch.lanes:
-                    self._on_their_way += len(lane)
+                    self._unsettled += len(lane)
                     task = group.create_task(send_lane(self.desk, lane))
                     self._lanes.add(task)
                     task.add_done_callback(self._lanes.discard)
@@ -230,8 +240,13 @@ class Trader:
                     await self._pause()
             if self._lanes:
                 await asyncio.wait(self._lanes)
-            await self.desk.outcomes.join()
-            settling.cancel()
+            for settler, outcomes in zip(settlers, self.desk.outcomes, strict=True):
+                await outcomes.join()
+                settler.cancel()
+
+    def _unsent(self) -> int:
+        """How many claimed orders wait for their send, or for its answer."""
+        return self._unsettled - self._settling - sum(outcomes.qsize() for outcomes in self.desk.outcomes)
 
     async def _ask_prices(self, wanted: set[tuple[int, str]]) -> None:
         if await self.desk.quotes.refresh(self.desk.exchanges, wanted):
@@ -244,16 +259,20 @@ class Trader:
                 await self.wake.wait()
         self.wake.clear()
 
-    async def _settle(self) -> None:
+    async def _settle(self, outcomes: "asyncio.Queue[Outcome]") -> None:
         """Settle outcomes as they come, all that are there in one transaction."""
-        outcomes = self.desk.outcomes
         while True:
             end_if_cancelled()
             batch = [await outcomes.get()]
+            if self._unsent() > 1:
+                await asyncio.sleep(GATHER_SECONDS)
             while not outcomes.empty() and len(batch) < OUTCOMES_PER_SETTLE:
                 batch.append(outcomes.get_nowait())
+            self._settling += len(batch)
+            self.wake.set()  # others may be claimed meanwhile
             await settle_in_transaction(self.desk.pool, batch)
-            self._on_their_way -= len(batch)
+            self._settling -= len(batch)
+            self._unsettled -= len(batch)
             for _ in batch:
                 outcomes.task_done()
             self.wake.set()  # their lanes are free again
