@@ -35,6 +35,7 @@ SELECT c.oid, c.relname AS name, c.relkind::text AS kind, obj_description(c.oid,
 COLUMNS = """
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS required,
        col_description(a.attrelid, a.attnum) AS meaning, pg_get_expr(d.adbin, d.adrelid) AS default_,
+       a.attgenerated <> '' AS generated,
        (SELECT k.confrelid::regclass::text FROM pg_constraint k
          WHERE k.conrelid = a.attrelid AND k.contype = 'f' AND k.conkey = ARRAY[a.attnum]) AS refers_to
   FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -136,7 +137,7 @@ def _columns(cursor: psycopg.Cursor[Any], relation: Any) -> Iterator[str]:
     yield "| column | type | may be NULL | meaning |\n|---|---|---|---|"
     for row in rows:
         refers = f"[{row.refers_to}](#{row.refers_to})".replace('"', "") + "." if row.refers_to else ""
-        default = f"Default `{_short(row.default_)}`." if row.default_ else ""
+        default = f"Default `{_short(row.default_)}`." if row.default_ and not row.generated else ""
         meaning = " ".join(part for part in (refers, row.meaning or "", default) if part)
         yield f"| {row.name} | {row.type} | {'' if row.required else 'yes'} | {_cell(meaning)} |"
 
