@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from trader import gate, order
 from trader.db import Connection, fetch_all, fetch_one
-from trader.errors import ExchangeError
+from trader.errors import ExchangeError, Refused
 from trader.exchange.protocol import Exchange, OrderReport
 from trader.order import ABSENCES_NEEDED, CLOCK_MARGIN, Claimed, Outcome
 from trader.trader import Desk, call_venue, settle_in_transaction
@@ -136,6 +136,7 @@ async def resolve(desk: Desk, row: Any) -> None:
     exchange = desk.exchanges[row.account_id]
     try:
         async with desk.sending:
+            wait = await _still_on_its_way(desk, exchange, row)  # before it is asked for: else "not found" is older
             report = await exchange.find(row.symbol, str(row.client_order_id), since=row.submitted_at)
             report, trace = (report, None) if report else await desk.traces.of(desk.pool, exchange, row)
             if report is not None:
@@ -150,7 +151,7 @@ async def resolve(desk: Desk, row: Any) -> None:
     elif trace is not None:
         await _look_again(desk, row, Look("failed", trace), trace, row.absences)
     else:
-        await _absent(desk, row)
+        await _absent(desk, row, wait)
 
 
 async def _note_found(desk: Desk, row: Any, report: OrderReport) -> None:
@@ -168,12 +169,11 @@ async def found(exchange: Exchange, row: Any, report: OrderReport) -> Outcome:
     return Outcome(row.id, row.fence, "accepted", source="look-up", report=report, fills=tuple(fills), reason=None)
 
 
-async def _absent(desk: Desk, row: Any) -> None:
+async def _absent(desk: Desk, row: Any, wait: float) -> None:
     if row.known:  # one "yes" outweighs every "no": such an order is never sent again
         reason = "not found, but the venue has said before that it has it"
         await _look_again(desk, row, Look("absent"), reason, row.absences)
         return
-    wait = await _still_on_its_way(desk, row)
     if wait > 0:
         reason = "not found yet; it may still arrive"
         await _look_again(desk, row, Look("absent", after=False), reason, row.absences, wait)
@@ -186,14 +186,22 @@ async def _absent(desk: Desk, row: Any) -> None:
         await _proved_absent(desk, row)
 
 
-async def _still_on_its_way(desk: Desk, row: Any) -> float:
-    """Seconds for which the request may still arrive: by the database's clock, and by our own that nobody sets."""
+async def _still_on_its_way(desk: Desk, exchange: Exchange, row: Any) -> float:
+    """Seconds for which the request may still arrive: by the database's clock, by our own that nobody sets, and by the
+    venue's, which is the one that refuses it. Raises ExchangeError."""
     async with desk.pool.connection() as connection:
         now = (await fetch_one(connection, NOW, {"id": row.id})).now
     known_since = desk.in_doubt.setdefault((row.id, row.attempt), time.monotonic())
     by_stamp: float = (row.receive_deadline + CLOCK_MARGIN - now).total_seconds()
     by_watch: float = known_since + (row.receive_window + CLOCK_MARGIN).total_seconds() - time.monotonic()
-    return max(by_stamp, by_watch)
+    ours = max(by_stamp, by_watch)
+    if ours > 0:
+        return ours
+    try:
+        theirs: float = (row.receive_deadline - await exchange.time()).total_seconds()
+    except Refused:  # a venue that tells no time: the margin must do
+        return ours
+    return theirs
 
 
 async def _proved_absent(desk: Desk, row: Any) -> None:

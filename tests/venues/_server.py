@@ -72,6 +72,8 @@ class ScriptedVenue:
         self.lock = threading.Lock()
         self.requests: list[Request] = []
         self.url = ""
+        self.behind = 0.0
+        """Seconds that the venue's clock is behind ours."""
         self._faults: deque[Fault] = deque()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -175,7 +177,7 @@ class ScriptedVenue:
         raise NotImplementedError
 
     def now(self) -> float:
-        return time.time()
+        return time.time() - self.behind
 
     def _add(self, fault: Fault, times: int) -> None:
         with self.lock:

@@ -87,6 +87,19 @@ def test_the_request_is_lost(desk: VenueDesk) -> None:
     assert desk.value('SELECT attempt FROM "order" WHERE id = %s', order) == 2
 
 
+def test_the_venues_own_clock_says_when_its_deadline_has_passed(make_venue_desk: MakeDesk) -> None:
+    """Kraken's clock is behind: it would still take what is late by ours, so "not found" is no proof until later."""
+    desk = make_venue_desk("kraken")
+    desk.venue.behind = 5.0
+    desk.venue.lose_requests()
+    desk.start()
+    order = desk.buy(quote_quantity="60")
+    known_once(desk, order)
+    first, second = desk.execute("SELECT * FROM order_attempt WHERE order_id = %s ORDER BY attempt", order)
+    assert second.submitted_at - timedelta(seconds=desk.venue.behind) >= first.receive_deadline
+    assert (first.outcome, first.absences) == ("absent", 2)
+
+
 def test_a_trader_dies_while_nobody_knows(desk: VenueDesk) -> None:
     """The order is at the venue and nobody here knows: the next trader finds it."""
     first = desk.start()
