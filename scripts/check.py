@@ -73,7 +73,8 @@ def oldest_programs() -> Path | None:
 
 def everything() -> list[Result]:
     """All steps, also after one has failed: one run shows all there is to mend."""
-    # Most tests wait for processes and clocks, so twice as many as there are cores; the slow ones at the end are shared.
+    # Most tests wait for processes and clocks, so twice as many as there are cores; the slow ones at the end
+    # are shared.
     workers = ["-n", str(min(6, 2 * (os.cpu_count() or 1))), "--dist", "worksteal"]
     results = [
         step("format", sys.executable, "-m", "ruff", "format", "--check", "."),
