@@ -31,7 +31,9 @@ SELECT l.strategy_id FROM lane l JOIN strategy s ON s.id = l.strategy_id
 # A statement of its own: the one above read a snapshot that is older than its locks.
 TAKE_HEADS = """
 SELECT o.id, o.strategy_id, o.account_id, o.client_order_id, o.type::text, o.side::text,
-       coalesce(o.due_quantity, o.quantity) AS quantity, o.quote_quantity,
+       CASE WHEN o.replaces_id IS NULL OR o.quantity IS NULL THEN coalesce(o.due_quantity, o.quantity)
+            ELSE greatest(0, least(o.due_quantity, o.quantity - order_replaced_quantity(o.id))) END AS quantity,
+       o.quote_quantity,
        o.limit_price, coalesce(o.time_in_force, 'GTC')::text AS time_in_force, o.expires_at,
        s.stake, s.stake_unit = '%%' AS stake_in_percent, a.halted, a.reducing, a.name AS account,
        a.price_margin, a.receive_window, m.symbol, b.code AS base, q.code AS quote, m.base_id, m.quote_id, m.active,

@@ -82,7 +82,7 @@ BEGIN
   EXECUTE 'CREATE OR REPLACE VIEW invariant_violation AS '
     || replace(replace(definition, 'order_stuck(w.id)', 'order_is_final(a.status)'), 'order_triggered(w.id)', '(w.triggered_at IS NOT NULL)');
 END $$;
-DROP FUNCTION order_stuck(bigint), order_triggered(bigint), order_due("order"), order_evidence(bigint), order_may_go_on(bigint, bigint), order_replaced(bigint), order_line_ended(bigint), order_line(bigint);
+DROP FUNCTION order_stuck(bigint), order_triggered(bigint), order_due("order"), order_evidence(bigint), order_may_go_on(bigint, bigint), order_replaced(bigint), order_replaced_quantity(bigint), order_line_ended(bigint), order_line(bigint);
 DROP TABLE look_up, attempt_in_doubt;
 DROP TYPE look_up_answer;
 DROP INDEX incident_in_doubt;

@@ -19,7 +19,7 @@ COMMENT ON COLUMN look_up.attempt IS 'Which attempt of the order was in doubt.';
 COMMENT ON COLUMN look_up.at IS 'When the answer was written down.';
 COMMENT ON COLUMN look_up.trader IS 'The instance (role.instance) of the trader that asked. NULL: nobody did, the answer to the request itself said that the venue has it ("duplicate id").';
 COMMENT ON COLUMN look_up.answer IS 'found: the venue has it, and no absence counts any more; absent: it says that it has not; failed: no answer, which proves nothing.';
-COMMENT ON COLUMN look_up.after_deadline IS 'Whether the request could not arrive any more by then: only so "absent" is evidence.';
+COMMENT ON COLUMN look_up.after_deadline IS 'Whether the request could not arrive any more by then, by the database''s clock, the venue''s, and the time that the asking trader itself has known of the doubt: only so "absent" is evidence.';
 COMMENT ON COLUMN look_up.detail IS 'The venue''s words, or what followed from them.';
 CREATE TRIGGER written BEFORE INSERT ON look_up FOR EACH STATEMENT EXECUTE FUNCTION only_from_processes('a trader writes what the venue said');
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON look_up FOR EACH STATEMENT EXECUTE FUNCTION refuse('it is evidence');
@@ -186,6 +186,11 @@ BEGIN
   IF other IS NOT NULL THEN
     RAISE EXCEPTION 'replaces_id is %: order % replaces that already; replace order %', old.id, other, other USING ERRCODE = 'check_violation';
   END IF;
+  -- It joins the line of the order that it replaces: whoever waits for that line waits for it, too.
+  IF EXISTS (WITH RECURSIVE before AS (SELECT NEW.after_id AS id UNION SELECT o.after_id FROM before JOIN "order" o USING (id) WHERE o.after_id IS NOT NULL)
+             SELECT FROM before b CROSS JOIN LATERAL order_line(b.id) l WHERE l.id = old.id) THEN
+    RAISE EXCEPTION 'after_id is %: that waits for order %, whose place this one takes: each would wait for the other', NEW.after_id, old.id USING ERRCODE = 'check_violation';
+  END IF;
   NEW.status := 'waiting';  -- order_follow asks for the cancel, and queues it at once if that is done
   NEW.parent_id := old.parent_id;
   NEW.after_id := coalesce(NEW.after_id, old.after_id);
@@ -216,6 +221,13 @@ CREATE FUNCTION order_replaced(p_order bigint) RETURNS TABLE (id bigint, status 
   SELECT id, status, filled_quantity, replaced_quantity FROM line $$;
 COMMENT ON FUNCTION order_replaced IS 'The orders that an order replaces, directly or through others that were never queued; what came before those is in replaced_quantity.';
 
+CREATE FUNCTION order_replaced_quantity(p_order bigint) RETURNS numeric LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+  WITH RECURSIVE line AS (
+    SELECT replaces_id FROM "order" WHERE id = p_order
+    UNION ALL SELECT o.replaces_id FROM line l JOIN "order" o ON o.id = l.replaces_id WHERE o.replaces_id IS NOT NULL)
+  SELECT coalesce(sum(o.filled_quantity), 0) FROM line l JOIN "order" o ON o.id = l.replaces_id $$;
+COMMENT ON FUNCTION order_replaced_quantity IS 'What all orders of the line before an order have filled by now, late fills included.';
+
 CREATE FUNCTION order_line(p_order bigint) RETURNS TABLE (id bigint, status order_status, filled_quantity numeric) LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
   WITH RECURSIVE line AS (
     SELECT o.id, o.status, o.filled_quantity FROM "order" o WHERE o.id = p_order
@@ -236,7 +248,7 @@ CREATE FUNCTION order_due(w "order", OUT due numeric, OUT taken numeric, OUT rep
 DECLARE
   brought numeric;
 BEGIN
-  SELECT coalesce(sum(r.filled_quantity + coalesce(r.replaced_quantity, 0)), 0) INTO replaced FROM order_replaced(w.id) r;
+  replaced := order_replaced_quantity(w.id);
   taken := replaced;
   IF w.parent_id IS NOT NULL THEN  -- what it replaces is of its group
     SELECT coalesce(sum(g.filled_quantity), 0) INTO taken FROM "order" g
@@ -304,6 +316,14 @@ BEGIN
     IF what = 'queued' AND rival IS NOT NULL THEN
       what := 'canceled';
       why := format('order %s of its group has traded', rival);
+    END IF;
+    -- One that has triggered, a stop say, has its turn: what would rest in its group now would hold it up.
+    SELECT g.id INTO rival FROM "order" g
+     WHERE g.parent_id = w.parent_id AND g.id <> w.id AND w.trigger_price IS NULL AND g.triggered_at IS NOT NULL AND NOT order_is_final(g.status)
+       AND g.id NOT IN (SELECT r.id FROM order_replaced(w.id) r) ORDER BY g.id LIMIT 1;
+    IF what = 'queued' AND rival IS NOT NULL THEN
+      what := 'canceled';
+      why := format('order %s of its group has triggered', rival);
     END IF;
     IF what = 'queued' AND EXISTS (SELECT FROM order_replaced(w.id) r WHERE NOT order_is_final(r.status)) THEN
       what := 'waiting';

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.plugins.books import Books, open_session
+from trader import order
 
 CANCEL = "UPDATE orders SET cancel_requested_at = now() WHERE id = %s"
 TRIGGER = "UPDATE \"order\" SET triggered_at = clock_timestamp(), reason = 'triggered at 9' WHERE id = %s"
@@ -412,3 +413,70 @@ def test_an_order_that_waits_for_nothing_any_more_shows(desk: Books) -> None:
             "SELECT what, rule FROM invariant_violation WHERE rule LIKE '%% order waits %%' ORDER BY 1"
         )
         assert [row.what for row in shown] == [f"order {number}" for number in (after, stop)]
+
+
+def bracket(desk: Books) -> tuple[int, int, int]:
+    """An entry that is filled, a take profit that rests, a stop that waits."""
+    entry = desk.queue(quantity=1)
+    profit = desk.queue("sell", quantity=1, type="limit", limit_price=120, after_id=entry, parent_id=entry)
+    stop = desk.queue("sell", quantity=1, trigger_price=90, after_id=entry, parent_id=entry)
+    desk.submit(entry, 200)
+    desk.fill(entry, 1, 100)
+    desk.move(entry, "filled")
+    return entry, rest(desk, profit), stop
+
+
+@pytest.mark.parametrize("first", ["trigger", "replacement"])
+def test_a_stop_that_has_triggered_goes_before_what_replaces_its_take_profit(desk: Books, first: str) -> None:
+    """Else the new take profit would rest, and the stop wait for its end while the price falls."""
+    _, profit, stop = bracket(desk)
+    if first == "trigger":
+        desk.trader(TRIGGER, stop)
+    again = desk.queue("sell", quantity=1, type="limit", limit_price=110, replaces_id=profit)
+    if first == "replacement":
+        desk.trader(TRIGGER, stop)
+    cancel_at_venue(desk, profit)
+    assert shown(desk, stop)[0] == "queued"
+    assert shown(desk, again)[0] == "canceled"
+    assert reason(desk, again) == f"order {stop} of its group has triggered"
+
+
+def test_nothing_joins_a_group_ahead_of_its_stop_that_has_triggered(desk: Books) -> None:
+    entry, profit, stop = bracket(desk)
+    desk.trader(TRIGGER, stop)
+    late = desk.queue("sell", quantity=1, type="limit", limit_price=130, parent_id=entry)
+    cancel_at_venue(desk, profit)
+    assert [desk.state(order).status for order in (late, stop)] == ["canceled", "queued"]
+
+
+def test_what_takes_the_place_of_a_stop_that_has_triggered_is_sent(desk: Books) -> None:
+    _, profit, stop = bracket(desk)
+    desk.trader(TRIGGER, stop)
+    at_once = desk.queue("sell", quantity=1, replaces_id=stop)
+    assert desk.state(stop).status == "canceled"
+    cancel_at_venue(desk, profit)
+    assert desk.state(at_once).status == "queued"
+
+
+def test_no_order_waits_for_its_own_line(desk: Books) -> None:
+    old = resting(desk)
+    after = desk.queue("sell", quantity=1, after_id=old)
+    for waits_for in (old, after):
+        words = refused(desk, quantity=1, replaces_id=old, after_id=waits_for, **LIMIT)
+        assert words.startswith(f"after_id is {waits_for}: that waits for order {old}, whose place this one takes")
+    assert desk.state(old).cancel_requested_at is None
+
+
+def test_a_late_fill_of_one_that_was_replaced_is_taken_off_all_that_follow(desk: Books) -> None:
+    old = resting(desk)
+    new = replace(desk, old)
+    cancel_at_venue(desk, old)
+    desk.fill(old, "0.6", 100)  # it was queued by then
+    assert shown(desk, new) == ("queued", None)
+    heads = {
+        row.id: row.quantity
+        for row in desk.trader(order.TAKE_HEADS.replace("%(strategies)s", "ARRAY[1]").replace("%(per_lane)s", "9"))
+    }
+    assert heads[new] == Decimal("0.4")
+    newest = replace(desk, new)
+    assert shown(desk, newest) == ("queued", Decimal("0.4"))

@@ -139,7 +139,8 @@ def test_a_fault_of_the_program_is_no_sentence() -> None:
 
 def test_the_lines_for_cron_name_this_checkout(tmp_path: Path) -> None:
     done = run("watchdog", "--crontab", TALLYDESK_HOME=str(tmp_path))
-    assert done.stdout.splitlines() == [f'@reboot "{ROOT}/scripts/watchdog"', f'* * * * * "{ROOT}/scripts/watchdog"']
+    command = f'TALLYDESK_HOME="{tmp_path}" "{ROOT}/scripts/watchdog"'  # cron has no variable of this shell
+    assert done.stdout.splitlines() == [f"@reboot {command}", f"* * * * * {command}"]
 
 
 def test_short_commands_load_nothing_slow() -> None:

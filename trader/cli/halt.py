@@ -49,6 +49,8 @@ UPDATE "order" o SET cancel_requested_at = clock_timestamp() FROM locked WHERE o
 RETURNING o.status::text
 """
 PATIENCE_SECONDS = 5.0
+MEANINGS = {"halted": "halted, nothing more is sent", "reducing": "reducing, only sells are sent"}
+"""What each state means. An account that was halted stays so when it is told to reduce."""
 
 
 @app.command()
@@ -83,8 +85,9 @@ async def _halt(name: str | None, cancel_open: bool, reducing: bool, reason: str
             before = await fetch_all(connection, SUBMITTED, {"accounts": ids})
         at = (await fetch_one(connection, NOW)).now
         after = await fetch_all(connection, SUBMITTED, {"accounts": ids})
-        state = "reducing, only sells are sent" if reducing else "halted, nothing more is sent"
-        print(f"{_named(accounts)}: {state}; committed at {at.isoformat(' ', 'milliseconds')} UTC")
+        for state, meaning in MEANINGS.items():
+            if reached := [one for one in await find_accounts(connection, name) if one.state == state]:
+                print(f"{_named(reached)}: {meaning}; committed at {at.isoformat(' ', 'milliseconds')} UTC")
         if cancel_open:
             await _cancel(connection, ids)
         under_way = {row.id for row in (*before, *after) if not row.in_doubt}

@@ -61,6 +61,7 @@ async def _one(ours: Session, account: "Account", console: "object") -> bool:
     from trader.reconcile import reconcile_account
 
     exchange = connect_account(account, ours.settings)
+    print(f"{account.name}: reading {account.exchange_name}", flush=True)
     try:
         for number in range(1, ROUNDS + 1):
             done = await reconcile_account(ours.connection, exchange, account)

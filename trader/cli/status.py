@@ -10,8 +10,7 @@ ROLES = "SELECT name, alive, since_beat FROM role_status ORDER BY name"
 ACCOUNTS = """SELECT a.name AS account, e.name AS exchange, a.mode::text AS mode, a.state, a.halt_reason
   FROM account a JOIN exchange e ON e.id = a.exchange_id ORDER BY a.name"""
 ORDERS = 'SELECT status::text, count(*) AS orders FROM "order" GROUP BY status ORDER BY status'
-LIMITS = """SELECT account, strategy, rule, asset, allowed, used, remaining, unit FROM risk_usage
-  WHERE used IS NOT NULL LIMIT 20"""
+LIMITS = """SELECT account, strategy, rule, asset, allowed, used, remaining, unit FROM risk_usage LIMIT 20"""
 IN_DOUBT = "SELECT id, strategy, market, held, held_asset, age, reason FROM order_in_doubt ORDER BY id LIMIT 20"
 EXTERNAL = """SELECT account, what, market, side, quantity, price, at::timestamptz(0), venue_order_id FROM external
   ORDER BY what DESC, at DESC LIMIT 10"""

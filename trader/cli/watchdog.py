@@ -1,5 +1,6 @@
 """`tallydesk watchdog`: starts what should run and does not."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -22,8 +23,11 @@ def watchdog(
     """
     settings = config.load()
     if crontab:
-        command = str(settings.project / "scripts" / "watchdog").replace("%", r"\%")
-        print(f'@reboot "{command}"\n* * * * * "{command}"')
+        command = f'"{settings.project / "scripts" / "watchdog"}"'
+        if home := os.environ.get("TALLYDESK_HOME"):  # cron has none of this shell's variables
+            command = f'TALLYDESK_HOME="{home}" {command}'
+        command = command.replace("%", r"\%")
+        print(f"@reboot {command}\n* * * * * {command}")
         return
     from trader.watchdog import watch
 
