@@ -5,14 +5,19 @@ two traders that claim for one account come one after the other here: both canno
 read in statements that begin after that lock; the orders of the batch count as they are placed.
 """
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from typing import Any
 
+from psycopg.errors import LockNotAvailable
+
 from trader.db import Connection, fetch_all
 from trader.order import Queued
 from trader.sizing import Denial, Placement, Quote, plain
+
+log = logging.getLogger("risk")
 
 LOCK = """
 SELECT r.id, r.account_id, r.strategy_id, coalesce('strategy ' || s.name, 'account ' || c.name) AS owner,
@@ -23,6 +28,16 @@ SELECT r.id, r.account_id, r.strategy_id, coalesce('strategy ' || s.name, 'accou
  WHERE r.strategy_id = ANY(%(strategies)s)
     OR r.strategy_id IS NULL AND r.account_id IN (SELECT account_id FROM lane WHERE strategy_id = ANY(%(strategies)s))
  ORDER BY r.id FOR NO KEY UPDATE OF r
+"""
+
+# As long as a claim of another trader may take under load, not as long as a person may leave psql open.
+BE_PATIENT = "SET LOCAL lock_timeout = '1s'"
+BE_AS_BEFORE = "SET LOCAL lock_timeout TO DEFAULT"
+LOCK_FREE = LOCK + "SKIP LOCKED"
+
+HELD = """
+SELECT DISTINCT s.id, s.name FROM strategy s JOIN risk_limit r ON r.account_id = s.account_id
+ WHERE s.id = ANY(%(strategies)s) AND coalesce(r.strategy_id, s.id) = s.id AND r.id <> ALL(%(locked)s::int[])
 """
 
 USED = """
@@ -246,10 +261,25 @@ def _price(one: Queued, placement: Placement, quote: Quote | None) -> Decimal:
     return quote.ask if one.intent.side == "buy" else quote.bid
 
 
-async def lock(connection: Connection, strategies: Collection[int]) -> list[Limit]:
-    """Lock the limits that orders of these strategies meet, theirs and their accounts'. Must run in a transaction."""
-    rows = await fetch_all(connection, LOCK, {"strategies": sorted(strategies)})
-    return [Limit(*row) for row in rows]
+async def lock(connection: Connection, strategies: Collection[int]) -> tuple[list[Limit], set[int]]:
+    """Lock the limits that orders of these strategies meet, theirs and their accounts'. Must run in a transaction.
+
+    Also the strategies whose limits somebody else holds for longer than a claim does, in psql say: their orders wait,
+    and only theirs.
+    """
+    wanted = {"strategies": sorted(strategies)}
+    try:
+        async with connection.transaction():  # a savepoint: a time-out ends only what is in here
+            await connection.execute(BE_PATIENT)
+            rows = await fetch_all(connection, LOCK, wanted)
+            await connection.execute(BE_AS_BEFORE)
+    except LockNotAvailable:
+        rows = await fetch_all(connection, LOCK_FREE, wanted)
+        held = await fetch_all(connection, HELD, wanted | {"locked": [row.id for row in rows]})
+        names = ", ".join(sorted(row.name for row in held))
+        log.warning("somebody's open transaction holds limits that these strategies meet, their orders wait: %s", names)
+        return [Limit(*row) for row in rows], {row.id for row in held}
+    return [Limit(*row) for row in rows], set()
 
 
 async def read(connection: Connection, locked: Sequence[Limit], queued: Sequence[Queued]) -> Limits:

@@ -98,9 +98,10 @@ async def _claim(connection: Connection, desk: Desk) -> Batch:
     if not lanes:
         return Batch([], set())
     fence, limited = await order.claim_fence(connection)
-    locked = await risk.lock(connection, lanes) if limited else []
-    queued = await order.take_heads(connection, lanes, ORDERS_PER_LANE)
-    allowances = await balance.allowances(connection, lanes)
+    locked, held_up = await risk.lock(connection, lanes) if limited else ([], set())
+    free = [strategy for strategy in lanes if strategy not in held_up]
+    queued = await order.take_heads(connection, free, ORDERS_PER_LANE)
+    allowances = await balance.allowances(connection, free)
     limits = await risk.read(connection, locked, queued) if locked else NO_LIMITS
     placements, denials, wanted = judge(queued, allowances, desk.quotes, limits)
     await order.deny(connection, denials)

@@ -290,6 +290,22 @@ async def test_two_traders_cannot_both_use_the_last_slots_of_an_account(trading:
     assert [tuple(row) for row in statuses] == [("denied", 5), ("submitted", 35)]
 
 
+async def test_limits_that_a_person_holds_hold_up_only_those_who_meet_them(trading: Trading) -> None:
+    """Somebody has changed the limits of one strategy in psql, and not committed."""
+    for name in ("s", "t"):
+        trading.strategy(name)
+        trading.limit(strategy=name, max_open_orders=5)
+    trading.strategy("u")
+    orders = [trading.order(name, quote_quantity=5) for name in ("s", "t", "u")]
+    with psycopg.connect(trading.session.info.dsn) as person:
+        person.execute("UPDATE limits SET max_open_orders = 6 WHERE strategy = 't'")
+        await trading.claim()
+        assert [trading.became(order)[0] for order in orders] == ["submitted", "queued", "submitted"]
+        person.commit()
+    await trading.claim()
+    assert trading.became(orders[1])[0] == "submitted"
+
+
 async def test_a_reducing_account_sells_and_does_not_buy(trading: Trading) -> None:
     trading.strategy("s", btc=2)
     trading.strategy("u", account=2)
