@@ -2979,7 +2979,7 @@ COMMENT ON COLUMN look_up.attempt IS 'Which attempt of the order was in doubt.';
 COMMENT ON COLUMN look_up.at IS 'When the answer was written down.';
 COMMENT ON COLUMN look_up.trader IS 'The instance (role.instance) of the trader that asked. NULL: nobody did, the answer to the request itself said that the venue has it ("duplicate id").';
 COMMENT ON COLUMN look_up.answer IS 'found: the venue has it, and no absence counts any more; absent: it says that it has not; failed: no answer, which proves nothing.';
-COMMENT ON COLUMN look_up.after_deadline IS 'Whether the request could not arrive any more by then, by the database''s clock, the venue''s, and the time that the asking trader itself has known of the doubt: only so "absent" is evidence.';
+COMMENT ON COLUMN look_up.after_deadline IS 'Whether the request could not arrive any more by then, by the venue''s own clock: only so "absent" is evidence.';
 COMMENT ON COLUMN look_up.detail IS 'The venue''s words, or what followed from them.';
 CREATE TRIGGER written BEFORE INSERT ON look_up FOR EACH STATEMENT EXECUTE FUNCTION only_from_processes('a trader writes what the venue said');
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON look_up FOR EACH STATEMENT EXECUTE FUNCTION refuse('it is evidence');

@@ -187,20 +187,20 @@ async def _absent(desk: Desk, row: Any, wait: float) -> None:
 
 
 async def _still_on_its_way(desk: Desk, exchange: Exchange, row: Any) -> float:
-    """Seconds for which the request may still arrive: by the database's clock, by our own that nobody sets, and by the
-    venue's, which is the one that refuses it. Raises ExchangeError."""
-    async with desk.pool.connection() as connection:
-        now = (await fetch_one(connection, NOW, {"id": row.id})).now
+    """Seconds for which the request may still arrive. Raises ExchangeError.
+
+    The venue refuses what is late by its own clock, so that is asked. Where a venue tells no time: by the database's
+    clock, and by our own watch that nobody sets.
+    """
     known_since = desk.in_doubt.setdefault((row.id, row.attempt), time.monotonic())
-    by_stamp: float = (row.receive_deadline + CLOCK_MARGIN - now).total_seconds()
-    by_watch: float = known_since + (row.receive_window + CLOCK_MARGIN).total_seconds() - time.monotonic()
-    ours = max(by_stamp, by_watch)
-    if ours > 0:
-        return ours
+    deadline = row.receive_deadline + CLOCK_MARGIN
     try:
-        theirs: float = (row.receive_deadline - await exchange.time()).total_seconds()
-    except Refused:  # a venue that tells no time: the margin must do
-        return ours
+        theirs: float = (deadline - await exchange.time()).total_seconds()
+    except Refused:
+        async with desk.pool.connection() as connection:
+            by_stamp: float = (deadline - (await fetch_one(connection, NOW, {"id": row.id})).now).total_seconds()
+        by_watch: float = known_since + (row.receive_window + CLOCK_MARGIN).total_seconds() - time.monotonic()
+        return max(by_stamp, by_watch)
     return theirs
 
 

@@ -22,7 +22,12 @@ UNFINISHED = f"""SELECT id, status::text, reason FROM "order"
 CANCEL_ALL = f"""UPDATE "order" SET cancel_requested_at = now()
   WHERE (status IN {OPEN} OR status = 'waiting') AND cancel_requested_at IS NULL"""
 IN_FLIGHT = """SELECT count(*) AS n FROM "order" WHERE status = 'submitted'"""
-ALARMS = "SELECT kind, message, order_id FROM incident WHERE severity = 'critical'"
+# An order that was in doubt for so long that a person was told is no fault of the books, once the doubt has ended.
+ALARMS = """
+SELECT kind, message, order_id FROM incident
+ WHERE severity = 'critical' AND NOT (kind = 'in doubt' AND resolved_at IS NOT NULL)
+"""
+ALERTS = "SELECT count(*) AS n FROM incident WHERE kind = 'in doubt'"
 UNEXPLAINED = """
 SELECT a.code, b.total FROM balance b
   JOIN ledger_account l ON l.id = b.ledger_account_id JOIN asset a ON a.id = b.asset_id
@@ -106,6 +111,7 @@ def report(world: World) -> str:
     lines += [f"  {kills:6} kills in all"] + [f"  {row.n:6} orders ended {row.status}" for row in rows]
     fills = world.sql("SELECT count(*) AS n FROM fill")[0].n
     foreign = world.sql("SELECT count(*) AS n FROM external_fill")[0].n
+    alerts = world.sql(ALERTS)[0].n
     again = world.sql('SELECT coalesce(sum(attempt - 1), 0) AS n FROM "order" WHERE attempt > 1')[0].n
     return "\n".join(
         [
@@ -113,6 +119,7 @@ def report(world: World) -> str:
             f"  {fills:6} fills",
             f"  {foreign:6} fills of somebody else",
             f"  {again:6} sent again after proof of absence",
+            f"  {alerts:6} alerts for an order that was in doubt for five minutes, and is not any more",
         ]
     )
 
