@@ -183,12 +183,15 @@ async def _settle(desk: Desk, told: Sequence[OrderReport], rows: Sequence[Any]) 
 def merged(reports: Iterable[OrderReport]) -> list[OrderReport]:
     """One report for each order: the furthest that it came, with every execution once.
 
-    A rejection is left out: it may be of an earlier attempt, and the answer or a look-up says for sure.
+    A rejection is left out: it may be of an earlier attempt, and the answer or a look-up says for sure. An end that
+    does not say how much was filled is none: an execution may be missing, and its hold would be free to buy it again.
     """
     by_order: dict[tuple[str, str], list[OrderReport]] = {}
     for report in reports:
         if report.status != "rejected":
-            by_order.setdefault((report.symbol, report.venue_order_id), []).append(report)
+            unsure = report.status in _ENDED and report.filled_quantity is None
+            told = replace(report, status=None) if unsure else report
+            by_order.setdefault((told.symbol, told.venue_order_id), []).append(told)
     return [_furthest(same) for same in by_order.values()]
 
 
