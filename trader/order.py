@@ -18,7 +18,7 @@ ABSENCES_NEEDED = 2
 """How often the venue must say "not found", after the receive deadline, before that counts as proof."""
 
 CLOCK_MARGIN = timedelta(seconds=1)
-"""How far a venue's clocks may be apart, or its clock behind ours if it tells no time: added to the receive deadline."""
+"""Added to the receive deadline: how far a venue's clocks may be apart, or behind ours if it tells no time."""
 
 # Lock the free lanes that have work, least recently served first; a lane that another trader holds is skipped.
 CLAIM_LANES = """

@@ -19,7 +19,7 @@ from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import ExchangeError, Refused
 from trader.exchange.protocol import Exchange, OrderReport
 from trader.order import ABSENCES_NEEDED, CLOCK_MARGIN, Claimed, Outcome
-from trader.trader import Desk, call_venue, settle_in_transaction
+from trader.trader import UNREADABLE, Desk, call_venue, settle_in_transaction, tell_unreadable
 
 log = logging.getLogger("recovery")
 
@@ -129,7 +129,14 @@ async def _take(connection: Connection, desk: Desk) -> list[Any]:
 
 
 async def resolve(desk: Desk, row: Any) -> None:
-    """Look one order up and write what that proves."""
+    """Look one order up and write what that proves. What no row can hold is an incident, and is looked up again."""
+    try:
+        await _resolve(desk, row)
+    except UNREADABLE as error:
+        await tell_unreadable(desk.pool, row.id, error)
+
+
+async def _resolve(desk: Desk, row: Any) -> None:
     if row.absences >= ABSENCES_NEEDED:  # known never to have been placed: there is nothing to look up
         await _proved_absent(desk, row)
         return
@@ -156,7 +163,8 @@ async def resolve(desk: Desk, row: Any) -> None:
 
 async def _note_found(desk: Desk, row: Any, report: OrderReport) -> None:
     """Existence is written down on its own, before fills are read: it stays evidence if the rest fails."""
-    detail = f"{report.status} as {report.venue_order_id}"
+    number = "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in report.venue_order_id)
+    detail = f"{report.status} as {number}"  # evidence, even where that number can be in no row
     log.info("order %s: in doubt, found at the venue: %s", row.id, detail)
     parameters = {"id": row.id, "fence": row.fence, "trader": desk.instance, "detail": detail}
     async with desk.pool.connection() as connection:

@@ -22,7 +22,7 @@ from trader.watch import Watch
 log = logging.getLogger("trader")
 
 POOL_SIZE = 8
-RECOVER_SECONDS = 0.5
+RECOVER_SECONDS = 0.25
 WATCH_SECONDS = 1.0
 NEW_ACCOUNTS_SECONDS = 5.0
 

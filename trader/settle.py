@@ -68,6 +68,15 @@ async def dispute(connection: Connection, outcome: Outcome) -> None:
         await _raise_incident(connection, "critical", kind, reason, row)
 
 
+async def note_unreadable(connection: Connection, order_id: int, why: str) -> None:
+    """Ask a person, once until it is resolved: what the venue says of this order cannot be booked."""
+    kind = "unreadable execution"
+    row = await fetch_one(connection, order.ACCOUNT_OF, {"id": order_id, "kind": kind})
+    if not row.known:
+        message = f"what the venue says of it cannot be booked, it stays as it is: {why}"
+        await _raise_incident(connection, "critical", kind, message, row)
+
+
 def _is_fenced(outcome: Outcome, row: Any) -> bool:
     fenced = outcome.fence is not None and outcome.fence != row.fence
     if fenced:

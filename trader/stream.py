@@ -14,14 +14,12 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from psycopg.errors import DataError, IntegrityError
-
 from trader.db import Connection, end_if_cancelled, fetch_all, first_line
 from trader.errors import ConfigError, ExchangeError
 from trader.exchange.protocol import OrderReport
 from trader.order import Outcome
 from trader.settle import next_status
-from trader.trader import OUTCOMES_PER_SETTLE, Desk, settle_in_transaction
+from trader.trader import OUTCOMES_PER_SETTLE, UNREADABLE, Desk, settle_in_transaction
 
 log = logging.getLogger("stream")
 
@@ -151,7 +149,13 @@ class Stream:
 
 async def settle_reports(desk: Desk, account_id: int, reports: Iterable[OrderReport]) -> None:
     """Settle what is new in these reports and about our orders. The rest is left to reconciliation."""
-    told = merged(reports)
+    try:
+        await _settle_told(desk, account_id, merged(reports))
+    except UNREADABLE as error:  # what the venue said can be in no row: not even be looked for
+        _warn(error)
+
+
+async def _settle_told(desk: Desk, account_id: int, told: Sequence[OrderReport]) -> None:
     rows = await _ours(desk, account_id, told)
     await _settle(desk, told, [row for row in rows if not row.fresh])
     if any(row.fresh for row in rows):
@@ -176,19 +180,26 @@ async def _settle(desk: Desk, told: Sequence[OrderReport], rows: Sequence[Any]) 
     for first in range(0, len(outcomes), OUTCOMES_PER_SETTLE):
         try:
             await settle_in_transaction(desk.pool, outcomes[first : first + OUTCOMES_PER_SETTLE])
-        except (DataError, IntegrityError) as error:  # what the venue said is not what it should be
-            log.warning("what the stream said cannot be settled, the poll reads it again: %s", first_line(error))
+        except UNREADABLE as error:  # what the venue said is not what it should be
+            _warn(error)
+
+
+def _warn(error: BaseException) -> None:
+    log.warning("what the stream said cannot be settled, the poll reads it again: %s", first_line(error))
 
 
 def merged(reports: Iterable[OrderReport]) -> list[OrderReport]:
     """One report for each order: the furthest that it came, with every execution once.
 
-    A rejection is left out: it may be of an earlier attempt, and the answer or a look-up says for sure.
+    A rejection is left out: it may be of an earlier attempt, and the answer or a look-up says for sure. An end that
+    does not say how much was filled is none: an execution may be missing, and its hold would be free to buy it again.
     """
     by_order: dict[tuple[str, str], list[OrderReport]] = {}
     for report in reports:
         if report.status != "rejected":
-            by_order.setdefault((report.symbol, report.venue_order_id), []).append(report)
+            unsure = report.status in _ENDED and report.filled_quantity is None
+            told = replace(report, status=None) if unsure else report
+            by_order.setdefault((told.symbol, told.venue_order_id), []).append(told)
     return [_furthest(same) for same in by_order.values()]
 
 

@@ -20,7 +20,7 @@ from datetime import timedelta
 from itertools import groupby
 from uuid import UUID
 
-from psycopg.errors import UniqueViolation
+from psycopg.errors import DataError, IntegrityError, UniqueViolation
 
 from trader import balance, order, risk
 from trader.db import LOST_CONNECTION, Connection, Pool, end_if_cancelled, first_line, retrying
@@ -31,7 +31,7 @@ from trader.gate import Gate
 from trader.market_quote import QuoteCache
 from trader.order import Claimed, Outcome, Queued
 from trader.risk import NO_LIMITS, Limits
-from trader.settle import dispute, settle
+from trader.settle import dispute, note_unreadable, settle
 from trader.sizing import Denial, Placement, needs_quote, size
 
 log = logging.getLogger("trader")
@@ -48,6 +48,8 @@ LEASE = timedelta(seconds=30)
 OUTCOMES_PER_SETTLE = 200
 GATHER_SECONDS = 0.02
 """Before settling, while more answers are to come: so that they are settled together. A single order does not wait."""
+UNREADABLE = (DataError, IntegrityError, UnicodeError)
+"""How a fact fails that no row can hold: a quantity of zero, an order number with a NUL in it, half a character."""
 SETTLERS = 2
 """Transactions that settle at once, each for lanes of its own: one would leave a core of the database idle."""
 
@@ -305,3 +307,9 @@ async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None
             log.warning("settling failed, it is tried again: %s", first_line(error))
             await asyncio.sleep(0.2 * (attempt + 1))
     return None
+
+
+async def tell_unreadable(pool: Pool, order_id: int, error: BaseException) -> None:
+    """An order of which the venue says what no row can hold becomes an incident; all others go on."""
+    async with pool.connection() as connection, connection.transaction():
+        await note_unreadable(connection, order_id, first_line(error))

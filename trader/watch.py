@@ -13,7 +13,7 @@ from trader.errors import ExchangeError, Refused
 from trader.exchange.protocol import Exchange, OrderReport
 from trader.order import Outcome
 from trader.stream import Streams
-from trader.trader import Desk, settle_in_transaction
+from trader.trader import UNREADABLE, Desk, settle_in_transaction, tell_unreadable
 from trader.trigger import look_at_waiting
 
 log = logging.getLogger("watch")
@@ -97,5 +97,9 @@ class Watch:
             return False
         fills = await exchange.fills(row.symbol, venue_order_id=report.venue_order_id)
         outcome = Outcome(row.id, None, "accepted", source="poll", report=report, fills=tuple(fills))
-        await settle_in_transaction(self._desk.pool, [outcome])
+        try:
+            await settle_in_transaction(self._desk.pool, [outcome])
+        except UNREADABLE as error:
+            await tell_unreadable(self._desk.pool, row.id, error)
+            return False
         return True

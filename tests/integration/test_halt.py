@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.plugins.books import Books
@@ -98,3 +99,23 @@ def test_a_large_difference_is_accepted_only_if_one_says_so(committed_books: Boo
     assert tallydesk("resume", "elsewhere").returncode == 0
     assert tallydesk("resume", "main", "--accept-drift").stdout == "account main: active again\n"
     assert states(books)[1] == ("main", "active", None)
+
+
+@pytest.mark.parametrize("command", ["halt", "resume"])
+def test_an_open_transaction_that_holds_the_account_is_named(
+    committed_books: Books, tallydesk: Tallydesk, command: str
+) -> None:
+    with psycopg.connect(committed_books.url, application_name="forgotten") as other:
+        other.execute("UPDATE account SET stream = false WHERE name = 'main'")
+        statement = "SELECT user, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
+        ((user, since),) = other.execute(statement).fetchall()
+        pid = other.info.backend_pid
+        done = tallydesk(command, "main")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            "tallydesk: NOTHING WAS CHANGED: somebody's open transaction holds the account. End it, then try again: "
+            f"pid {pid} (user {user}, forgotten, its transaction began {since} UTC): "
+            f"SELECT pg_terminate_backend({pid});\n"
+        )
+        other.rollback()
+    assert tallydesk(command, "main").returncode == 0

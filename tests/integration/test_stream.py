@@ -123,6 +123,40 @@ async def test_the_last_state_counts_however_the_events_come(books: Books, pool:
     assert books.state(order).filled_quantity == 1
 
 
+@pytest.mark.parametrize("status", ["filled", "canceled", "expired"])
+async def test_an_end_that_does_not_say_how_much_was_filled_is_left_to_the_poll(
+    books: Books, pool: Pool, status: str
+) -> None:
+    """Kraken's stream, as ccxt reads it, leaves the filled quantity out."""
+    order = submitted(books)
+    name = name_of(books, order)
+    await settle_reports(desk_of(pool), 1, [report(name), report(name, status, None)])
+    assert (books.state(order).status, books.state(order).venue_order_id) == ("accepted", "v1")
+    await settle_reports(desk_of(pool), 1, [report(name, status, None, trade("t1", "0.4"))])
+    assert (books.state(order).status, books.state(order).filled_quantity) == ("partially_filled", Decimal("0.4"))
+    assert books.value("SELECT held FROM allowance WHERE asset = 'USDT'") == 60
+    await settle_reports(desk_of(pool), 1, [report(name, "canceled", "0.4")])
+    assert (books.state(order).status, books.state(order).filled_quantity) == ("canceled", Decimal("0.4"))
+
+
+@pytest.mark.parametrize("bad", ["v\0", "v\udcff"], ids=["NUL", "half a character"])
+async def test_what_no_row_can_hold_ends_nothing(
+    books: Books, pool: Pool, bad: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = submitted(books)
+    name = name_of(books, order)
+    await settle_reports(desk_of(pool), 1, [report(name, number=bad)])
+    await settle_reports(desk_of(pool), 1, [report(name, "partially_filled", "0.4", trade(bad, "0.4"))])
+    assert books.state(order).status == "submitted"
+    said = [record.getMessage() for record in caplog.records]
+    assert [one.startswith("what the stream said cannot be settled, the poll reads it again: ") for one in said] == [
+        True,
+        True,
+    ]
+    await settle_reports(desk_of(pool), 1, [report(name)])
+    assert books.state(order).status == "accepted"
+
+
 async def test_an_end_with_fills_missing_is_none_yet(books: Books, pool: Pool) -> None:
     order = submitted(books)
     name = name_of(books, order)

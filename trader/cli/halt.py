@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trader.cli._session import session
-from trader.errors import InputError
+from trader.errors import DatabaseError, InputError
 
 if TYPE_CHECKING:
     from trader.db import Connection
@@ -48,9 +49,22 @@ locked AS (
 UPDATE "order" o SET cancel_requested_at = clock_timestamp() FROM locked WHERE o.id = locked.id
 RETURNING o.status::text
 """
+IMPATIENT = "SET LOCAL lock_timeout = '3s'"
 PATIENCE_SECONDS = 5.0
 MEANINGS = {"halted": "halted, nothing more is sent", "reducing": "reducing, only sells are sent"}
 """What each state means. An account that was halted stays so when it is told to reduce."""
+# Reading locks no row, and one that began later held nothing up. Of other roles not all may be seen, but the pid is.
+HOLDERS = """
+SELECT string_agg(format('pid %s (user %s%s, its transaction began %s UTC): SELECT pg_terminate_backend(%s);',
+         a.pid, a.usename, ', ' || nullif(a.application_name, ''),
+         coalesce(to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), 'nobody may say when'), a.pid),
+         ' ' ORDER BY a.xact_start) AS found
+  FROM pg_stat_activity a
+ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+   AND coalesce(a.xact_start < clock_timestamp() - interval '3 s', true) AND EXISTS (
+   SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.relation = 'account'::regclass
+      AND l.granted AND l.mode <> 'AccessShareLock')
+"""
 
 
 @app.command()
@@ -80,7 +94,8 @@ async def _halt(name: str | None, cancel_open: bool, reducing: bool, reason: str
     async with session() as (_, connection):
         accounts = await find_accounts(connection, name)
         ids = [account.id for account in accounts]
-        async with connection.transaction():
+        async with not_held_up(connection), connection.transaction():
+            await connection.execute(IMPATIENT)
             await connection.execute(HALT, {"accounts": ids, "reducing": reducing, "reason": reason})
             before = await fetch_all(connection, SUBMITTED, {"accounts": ids})
         at = (await fetch_one(connection, NOW)).now
@@ -92,6 +107,23 @@ async def _halt(name: str | None, cancel_open: bool, reducing: bool, reason: str
             await _cancel(connection, ids)
         under_way = {row.id for row in (*before, *after) if not row.in_doubt}
         await _tell(connection, under_way, sum(row.in_doubt for row in after))
+
+
+@asynccontextmanager
+async def not_held_up(connection: "Connection") -> AsyncIterator[None]:
+    """Around an impatient transaction. Raises DatabaseError if somebody's open one holds it up: with who that is."""
+    from psycopg.errors import LockNotAvailable
+
+    from trader.db import fetch_one
+
+    try:
+        yield
+    except LockNotAvailable:
+        found = (await fetch_one(connection, HOLDERS)).found
+        raise DatabaseError(
+            "NOTHING WAS CHANGED: somebody's open transaction holds the account. End it, then try again: "
+            + (found or "it has ended by now")
+        ) from None
 
 
 async def find_accounts(connection: "Connection", name: str | None) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from trader.cli._session import session
-from trader.cli.halt import find_accounts
+from trader.cli.halt import IMPATIENT, find_accounts, not_held_up
 from trader.errors import InputError
 
 app = typer.Typer(add_completion=False)
@@ -39,7 +39,7 @@ def resume(
 async def _resume(name: str | None, accept_drift: bool) -> None:
     from trader.db import fetch_all
 
-    async with session() as (_, connection), connection.transaction():
+    async with session() as (_, connection), not_held_up(connection), connection.transaction():
         accounts = await find_accounts(connection, name)
         ids = [account.id for account in accounts]
         differences = await fetch_all(connection, DIFFERENCES, {"accounts": ids})
@@ -49,6 +49,7 @@ async def _resume(name: str | None, accept_drift: bool) -> None:
                 f"the venue differs from the books ({found}), and resuming books that as it is: look at "
                 "the view reconciliation first; then give --accept-drift"
             )
+        await connection.execute(IMPATIENT)
         await connection.execute(RESUME, {"accounts": ids})
         for account in accounts:
             print(f"account {account.name}: {'active already' if account.state == 'active' else 'active again'}")

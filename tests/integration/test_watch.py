@@ -1,0 +1,126 @@
+"""The poll against orders in the database: one that cannot be settled keeps no other from its turn."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from tests.plugins.books import Books
+from trader import recovery
+from trader.db import Identity, Pool, connect, open_pool
+from trader.exchange.protocol import Exchange, FillReport, OrderReport
+from trader.stream import Streams
+from trader.trader import Desk
+from trader.watch import Watch
+
+TRADER = Identity("trader", "test")
+INCIDENTS = "SELECT order_id, severity::text, kind FROM incident ORDER BY id"
+TAKEN = """UPDATE "order" SET in_doubt_since = now(), next_look_at = now() WHERE id = %s"""
+
+
+@dataclass
+class Venue:
+    """A venue whose orders are filled, and what it was asked to cancel. By our names for them."""
+
+    reports: dict[str, OrderReport] = field(default_factory=dict)
+    executions: dict[str, list[FillReport]] = field(default_factory=dict)
+    canceled: list[str] = field(default_factory=list)
+
+    async def open_orders(self, symbol: str) -> list[OrderReport]:
+        return []
+
+    async def find(self, symbol: str, name: str, since: datetime | None = None) -> OrderReport | None:
+        return self.reports.get(name)
+
+    async def fills(self, symbol: str, venue_order_id: str) -> list[FillReport]:
+        return self.executions[venue_order_id]
+
+    async def cancel(self, symbol: str, venue_order_id: str) -> None:
+        self.canceled.append(venue_order_id)
+
+    async def time(self) -> datetime:
+        return datetime.now(UTC)
+
+    def fill(self, name: str, number: str, quantity: str = "1") -> None:
+        """The order is filled there; in one execution of `quantity`."""
+        self.reports[name] = OrderReport(number, name, "BTC/USDT", "filled", Decimal(1), ())
+        at = datetime.now(UTC)
+        one = FillReport(f"t-{number}", number, "buy", Decimal(quantity), Decimal(100), Decimal(0), None, "maker", at)
+        self.executions[number] = [one]
+
+
+@pytest.fixture
+def books(committed_books: Books) -> Books:
+    committed_books.strategy(deposit=1000)
+    return committed_books
+
+
+@pytest.fixture
+async def pool(books: Books) -> AsyncIterator[Pool]:
+    async with open_pool(books.url, TRADER, 4) as opened:
+        yield opened
+
+
+def resting(books: Books, number: str) -> int:
+    order = books.submit(books.queue(type="limit", quantity=1, limit_price=100), 100)
+    books.trader("""UPDATE "order" SET status = 'accepted', venue_order_id = %s WHERE id = %s""", number, order)
+    return order
+
+
+def name_of(books: Books, order: int) -> str:
+    return str(books.state(order).client_order_id)
+
+
+def desk_of(pool: Pool, venue: Venue) -> Desk:
+    return Desk(uuid4(), pool, {1: cast(Exchange, venue)})
+
+
+async def look(books: Books, desk: Desk, times: int = 1) -> None:
+    async with await connect(books.url, TRADER) as connection:
+        watch = Watch(desk, connection, cast(Streams, Deaf()))
+        for _ in range(times):
+            await watch.look()
+
+
+class Deaf:
+    """There is no stream."""
+
+    async def tend(self, connection: Any, accounts: Any) -> None: ...
+
+    def missed(self, account_id: int) -> None: ...
+
+
+@pytest.mark.parametrize("number", ["v1", "v\0", "v\udcff"], ids=["no quantity", "NUL", "half a character"])
+async def test_an_execution_that_no_row_can_hold_is_told_once_and_the_others_go_on(
+    books: Books, pool: Pool, number: str
+) -> None:
+    bad, good = resting(books, "v1"), resting(books, "v2")
+    venue = Venue()
+    venue.fill(name_of(books, bad), number, "0" if number == "v1" else "1")
+    venue.fill(name_of(books, good), "v2")
+    await look(books, desk_of(pool, venue), 3)
+    assert (books.state(bad).status, books.state(good).status) == ("accepted", "filled")
+    told = [(bad, "critical", "unreadable execution")]
+    assert [tuple(row) for row in books.execute(INCIDENTS)] == told
+    books.execute("UPDATE incident SET resolved_at = now()")
+    await look(books, desk_of(pool, venue))
+    assert [tuple(row) for row in books.execute(INCIDENTS)] == told * 2
+
+
+@pytest.mark.parametrize("number", ["v1", "v\0", "v\udcff"], ids=["no quantity", "NUL", "half a character"])
+async def test_a_look_up_that_no_row_can_hold_leaves_the_order_in_doubt(books: Books, pool: Pool, number: str) -> None:
+    bad, good = (books.submit(books.queue(type="limit", quantity=1, limit_price=100), 100) for _ in range(2))
+    for order in (bad, good):
+        books.trader(TAKEN, order)
+    venue = Venue()
+    venue.fill(name_of(books, bad), number, "0" if number == "v1" else "1")
+    venue.fill(name_of(books, good), "v2")
+    assert await recovery.recover(desk_of(pool, venue)) == 2
+    assert (books.state(bad).status, books.state(good).status) == ("submitted", "filled")
+    assert books.state(bad).in_doubt_since is not None
+    assert [tuple(row) for row in books.execute(INCIDENTS)] == [(bad, "critical", "unreadable execution")]
+    assert books.value("SELECT count(*) FROM look_up WHERE order_id = %s AND answer = 'found'", bad) == 1
