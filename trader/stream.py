@@ -14,6 +14,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import LockNotAvailable
+
 from trader.db import Connection, end_if_cancelled, fetch_all, first_line
 from trader.errors import ConfigError, ExchangeError
 from trader.exchange.protocol import OrderReport
@@ -182,6 +184,8 @@ async def _settle(desk: Desk, told: Sequence[OrderReport], rows: Sequence[Any]) 
             await settle_in_transaction(desk.pool, outcomes[first : first + OUTCOMES_PER_SETTLE])
         except UNREADABLE as error:  # what the venue said is not what it should be
             _warn(error)
+        except LockNotAvailable:
+            log.warning("somebody's open transaction holds an order that the stream told of, the poll reads it again")
 
 
 def _warn(error: BaseException) -> None:

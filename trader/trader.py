@@ -20,7 +20,7 @@ from datetime import timedelta
 from itertools import groupby
 from uuid import UUID
 
-from psycopg.errors import DataError, IntegrityError, UniqueViolation
+from psycopg.errors import DataError, IntegrityError, LockNotAvailable, UniqueViolation
 
 from trader import balance, order, risk
 from trader.db import LOST_CONNECTION, Connection, Pool, end_if_cancelled, first_line, retrying
@@ -50,6 +50,9 @@ GATHER_SECONDS = 0.02
 """Before settling, while more answers are to come: so that they are settled together. A single order does not wait."""
 UNREADABLE = (DataError, IntegrityError, UnicodeError)
 """How a fact fails that no row can hold: a quantity of zero, an order number with a NUL in it, half a character."""
+IMPATIENT = "SET LOCAL lock_timeout = '2s'"
+"""For what is read again anyway: somebody's open transaction on one order must not hold up all the others."""
+HELD_UP = "order %s: somebody's open transaction holds it, it is looked at again"
 SETTLERS = 2
 """Transactions that settle at once, each for lanes of its own: one would leave a core of the database idle."""
 
@@ -282,10 +285,16 @@ class Trader:
 
 
 async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None:
-    """Settle outcomes durably. A connection lost half-way is tried again: settling twice writes nothing twice."""
+    """Settle outcomes durably. A connection lost half-way is tried again: settling twice writes nothing twice.
+
+    Raises LockNotAvailable if somebody holds one of the orders, and a poll or the stream alone told of them.
+    """
+    impatient = all(outcome.source in ("poll", "stream") for outcome in outcomes)
 
     async def work() -> None:
         async with pool.connection() as connection, connection.transaction():
+            if impatient:
+                await connection.execute(IMPATIENT)
             await settle(connection, outcomes)
 
     async def contradicted() -> None:
@@ -302,7 +311,7 @@ async def settle_in_transaction(pool: Pool, outcomes: Sequence[Outcome]) -> None
                 await settle_in_transaction(pool, [outcome])
             return None
         except LOST_CONNECTION as error:  # a server that is out of space or memory says so in the same class
-            if attempt == 4:
+            if attempt == 4 or (impatient and isinstance(error, LockNotAvailable)):
                 raise
             log.warning("settling failed, it is tried again: %s", first_line(error))
             await asyncio.sleep(0.2 * (attempt + 1))

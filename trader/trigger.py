@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
+from psycopg.errors import LockNotAvailable
+
 from trader.db import fetch_all, retrying
 from trader.errors import ExchangeError
 from trader.exchange.protocol import Exchange, Ticker
 from trader.sizing import plain
-from trader.trader import Desk
+from trader.trader import HELD_UP, IMPATIENT, Desk
 
 log = logging.getLogger("trigger")
 
@@ -84,13 +86,26 @@ async def _meet(desk: Desk, rows: Sequence[Any], price: Decimal) -> None:
 
 
 async def _write(desk: Desk, statement: str, parameters: dict[str, Any]) -> None:
-    """One statement, run again if it loses a race: an order's end and its group's trigger may lock one another out."""
+    """One statement, run again if it loses a race: an order's end and its group's trigger may lock one another out.
+
+    An order that somebody holds is left for the next look, alone.
+    """
 
     async def work() -> None:
         async with desk.pool.connection() as connection, connection.transaction():
+            await connection.execute(IMPATIENT)
             await connection.execute(statement, parameters)
 
-    await retrying(work)
+    try:
+        await retrying(work)
+    except LockNotAvailable:
+        ids = parameters["ids"]
+        if len(ids) == 1:
+            log.warning(HELD_UP, ids[0])
+            return
+        for place in range(len(ids)):
+            one = {name: [value[place]] if isinstance(value, list) else value for name, value in parameters.items()}
+            await _write(desk, statement, one)
 
 
 def last_price(ticker: Ticker) -> Decimal | None:

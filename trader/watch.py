@@ -8,12 +8,14 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from psycopg.errors import LockNotAvailable
+
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import ExchangeError, Refused
 from trader.exchange.protocol import Exchange, OrderReport
 from trader.order import Outcome
 from trader.stream import Streams
-from trader.trader import UNREADABLE, Desk, settle_in_transaction, tell_unreadable
+from trader.trader import HELD_UP, IMPATIENT, UNREADABLE, Desk, settle_in_transaction, tell_unreadable
 from trader.trigger import look_at_waiting
 
 log = logging.getLogger("watch")
@@ -77,14 +79,24 @@ class Watch:
 
     async def _cancel(self, exchange: Exchange, row: Any) -> None:
         """Ask for a cancel. Whatever the answer, what became of the order is read, not assumed."""
-        if row.status != "pending_cancel":
-            await self._connection.execute(BEGIN_CANCEL, {"id": row.id})
+        if row.status != "pending_cancel" and not await self._begin_cancel(row.id):
+            return
         try:
             await exchange.cancel(row.symbol, row.venue_order_id)
         except Refused as error:
             log.info("order %s: the venue refuses the cancel: %s", row.id, error)
         except ExchangeError as error:
             log.warning("order %s: the cancel has no answer yet, it is asked for again: %s", row.id, error)
+
+    async def _begin_cancel(self, order_id: int) -> bool:
+        try:
+            async with self._connection.transaction():
+                await self._connection.execute(IMPATIENT)
+                await self._connection.execute(BEGIN_CANCEL, {"id": order_id})
+        except LockNotAvailable:
+            log.warning(HELD_UP, order_id)
+            return False
+        return True
 
     async def _refresh(self, exchange: Exchange, row: Any, report: OrderReport | None) -> bool:
         """Book what is new; whether there was any. An order that is open with nothing new costs no further call."""
@@ -101,5 +113,8 @@ class Watch:
             await settle_in_transaction(self._desk.pool, [outcome])
         except UNREADABLE as error:
             await tell_unreadable(self._desk.pool, row.id, error)
+            return False
+        except LockNotAvailable:
+            log.warning(HELD_UP, row.id)
             return False
         return True

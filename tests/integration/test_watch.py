@@ -1,5 +1,6 @@
 """The poll against orders in the database: one that cannot be settled keeps no other from its turn."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -7,18 +8,23 @@ from decimal import Decimal
 from typing import Any, cast
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from tests.plugins.books import Books
 from trader import recovery
 from trader.db import Identity, Pool, connect, open_pool
-from trader.exchange.protocol import Exchange, FillReport, OrderReport
-from trader.stream import Streams
+from trader.exchange.protocol import Exchange, FillReport, OrderReport, Ticker
+from trader.stream import Streams, settle_reports
 from trader.trader import Desk
 from trader.watch import Watch
 
 TRADER = Identity("trader", "test")
 INCIDENTS = "SELECT order_id, severity::text, kind FROM incident ORDER BY id"
+REPLACEMENT = """
+INSERT INTO orders (strategy, market, side, type, quantity, limit_price, replaces_id)
+VALUES ('s', 'sim:BTC/USDT', 'buy', 'limit', 1, 99, %s)
+"""
 TAKEN = """UPDATE "order" SET in_doubt_since = now(), next_look_at = now() WHERE id = %s"""
 
 
@@ -38,6 +44,9 @@ class Venue:
 
     async def fills(self, symbol: str, venue_order_id: str) -> list[FillReport]:
         return self.executions[venue_order_id]
+
+    async def ticker(self, symbol: str) -> Ticker:
+        return Ticker(symbol, Decimal(80), Decimal(80), Decimal(80))
 
     async def cancel(self, symbol: str, venue_order_id: str) -> None:
         self.canceled.append(venue_order_id)
@@ -92,6 +101,52 @@ class Deaf:
     async def tend(self, connection: Any, accounts: Any) -> None: ...
 
     def missed(self, account_id: int) -> None: ...
+
+
+HOLD = """SELECT FROM "order" WHERE id = %s FOR UPDATE"""
+CANCEL = "UPDATE orders SET cancel_requested_at = now() WHERE id = %s"
+
+
+async def test_an_order_that_somebody_holds_keeps_no_other_from_its_turn(books: Books, pool: Pool) -> None:
+    """A transaction that was left open in psql, on one order: its cancel and its fill wait, all others have theirs."""
+    to_cancel, to_fill, cancels, fills = (resting(books, number) for number in ("c1", "f1", "c2", "f2"))
+    held_stop, stop = (books.queue(trigger_price=90, trigger_when="falls") for _ in range(2))
+    for order in (to_cancel, cancels):
+        books.execute(CANCEL, order)
+    venue = Venue()
+    for order, number in ((to_fill, "f1"), (fills, "f2")):
+        venue.fill(name_of(books, order), number)
+    desk = desk_of(pool, venue)
+    held = (to_cancel, to_fill, held_stop)
+    with psycopg.connect(books.url) as person:
+        for order in held:
+            person.execute(HOLD, [order])
+        async with asyncio.timeout(60):
+            await look(books, desk)
+            await settle_reports(desk, 1, [venue.reports[name_of(books, to_fill)]])
+        assert [books.state(order).status for order in held] == ["accepted", "accepted", "waiting"]
+        assert [books.state(order).status for order in (cancels, fills, stop)] == ["pending_cancel", "filled", "queued"]
+        assert venue.canceled == ["c2"]
+        person.rollback()
+    await look(books, desk)
+    assert [books.state(order).status for order in held] == ["pending_cancel", "filled", "queued"]
+    assert venue.canceled == ["c2", "c1", "c2"]
+
+
+async def test_another_order_in_its_place_that_is_not_committed_yet_holds_it(books: Books, pool: Pool) -> None:
+    held, other = resting(books, "v1"), resting(books, "v2")
+    venue = Venue()
+    venue.fill(name_of(books, held), "v1")
+    venue.fill(name_of(books, other), "v2")
+    desk = desk_of(pool, venue)
+    with psycopg.connect(books.url) as person:
+        person.execute(REPLACEMENT, [held])
+        async with asyncio.timeout(60):
+            await look(books, desk)
+        assert (books.state(held).status, books.state(other).status) == ("accepted", "filled")
+        person.rollback()
+    await look(books, desk)
+    assert books.state(held).status == "filled"
 
 
 @pytest.mark.parametrize("number", ["v1", "v\0", "v\udcff"], ids=["no quantity", "NUL", "half a character"])
