@@ -1,3 +1,4 @@
+REVOKE UPDATE (stream) ON account FROM tallydesk_user;
 ALTER TABLE account DROP COLUMN stream;
 
 -- A value cannot be taken out of a type: a new type, and "poll", which would have brought them, for what the stream brought.
