@@ -1,5 +1,7 @@
 """API keys: where they come from, and how they are kept out of every message."""
 
+import base64
+import binascii
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +14,10 @@ from trader.errors import ConfigError
 # ccxt's own names for what signs a request; in the options they would end up in a database row.
 _SECRET_KEYS = frozenset(
     {"apikey", "secret", "password", "privatekey", "passphrase", "token", "twofa", "accesstoken", "login"}
+)
+# A second send behind our back, a request log with keys in it, a way round the tap: never from a row.
+_FORBIDDEN = frozenset(
+    ["maxRetriesOnFailure", "verbose", "session", "socksProxy", "socks_proxy", "number", "logger", "pin_clock"]
 )
 _QUERY = re.compile(r"(\w+://[^\s?\"']+)\?[^\s\"']*")
 _PAIR = re.compile(
@@ -59,6 +65,27 @@ def refuse_secrets(options: Mapping[str, Any]) -> None:
                 f"options: {path}: a secret does not belong in the database; "
                 "set the variables PREFIX_API_KEY and PREFIX_SECRET in the environment instead"
             )
+
+
+def refuse_forbidden(options: Any, path: str = "options") -> None:
+    """Raise ConfigError if `options` hold, at any depth, what Tallydesk sets itself."""
+    if not isinstance(options, Mapping):
+        return
+    for key, value in options.items():
+        if key in _FORBIDDEN:
+            raise ConfigError(f"{path}.{key} is not allowed: Tallydesk sets it itself")
+        refuse_forbidden(value, f"{path}.{key}")
+
+
+def check_keys(ccxt_id: str, credentials: Credentials, *, wants_password: bool, secret_is_base64: bool) -> None:
+    """Raise ConfigError if the venue could not sign with these."""
+    if wants_password and not credentials.password:
+        raise ConfigError(f"{credentials.prefix}_PASSWORD is not set: {ccxt_id} signs with a password as well")
+    if secret_is_base64:
+        try:
+            base64.b64decode(credentials.secret, validate=True)
+        except (binascii.Error, ValueError):
+            raise ConfigError(f"{credentials.prefix}_SECRET: {ccxt_id} gives secrets in base64, this is not") from None
 
 
 def scrub(text: str, credentials: Credentials | None = None) -> str:

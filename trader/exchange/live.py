@@ -6,8 +6,6 @@ within this process only.
 """
 
 import asyncio
-import base64
-import binascii
 import decimal as numbers
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -21,7 +19,7 @@ import ccxt.async_support as ccxt
 from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import ConfigError, ExchangeError, Refused, Retry, TallydeskError, Unknown
 from trader.exchange import convert, stream
-from trader.exchange.credentials import Credentials, refuse_secrets, scrub
+from trader.exchange.credentials import Credentials, check_keys, refuse_forbidden, refuse_secrets, scrub
 from trader.exchange.hosts import drop_defaults, flat_urls, require_loopback, require_sandbox
 from trader.exchange.paging import PAGES, Ask
 from trader.exchange.protocol import (
@@ -41,10 +39,6 @@ from trader.exchange.verdict import Action, Failure, judge
 Mode = Literal["simulator", "paper", "sandbox", "live"]
 
 _DEFAULTS: dict[str, Any] = {"enableRateLimit": True, "timeout": 10_000}
-# A second send behind our back, a request log with keys in it, a way round the tap: never from a row.
-_FORBIDDEN = frozenset(
-    ["maxRetriesOnFailure", "verbose", "session", "socksProxy", "socks_proxy", "number", "logger", "pin_clock"]
-)
 
 # ccxt asks in batches of 20 and, for a full one, sends an empty batch behind it.
 _KRAKEN_BATCH = 19
@@ -67,7 +61,7 @@ def connect(
     if mode == "live" and not allow_live:
         raise ConfigError(f"{ccxt_id}: mode live needs TALLYDESK_ALLOW_LIVE=1: nothing was connected")
     refuse_secrets(options)
-    _refuse_forbidden(options, "options")
+    refuse_forbidden(options)
     venue = venue_of(ccxt_id)
     if ccxt_id not in ccxt.exchanges:
         raise ConfigError(f"ccxt_id: {ccxt_id!r} is not an exchange of ccxt {ccxt.__version__}")
@@ -118,7 +112,8 @@ def _client(ways: _Ways, kind: type, *taps: type) -> Any:
     client.logger = logging.getLogger("trader.exchange.silent")
     client.logger.disabled = True
     if credentials is not None:
-        _check_keys(client, venue, credentials)
+        wants_password = bool(client.requiredCredentials.get("password"))
+        check_keys(client.id, credentials, wants_password=wants_password, secret_is_base64=venue.secret_is_base64)
     _enter_mode(client, kind, ways)
     return client
 
@@ -128,27 +123,6 @@ def _keys(credentials: Credentials | None) -> dict[str, str]:
         return {}
     keys = {"apiKey": credentials.api_key, "secret": credentials.secret}
     return keys | ({"password": credentials.password} if credentials.password else {})
-
-
-def _check_keys(client: Any, venue: Venue, credentials: Credentials) -> None:
-    if client.requiredCredentials.get("password") and not credentials.password:
-        raise ConfigError(f"{credentials.prefix}_PASSWORD is not set: {client.id} signs with a password as well")
-    if venue.secret_is_base64:
-        try:
-            base64.b64decode(credentials.secret, validate=True)
-        except (binascii.Error, ValueError):
-            raise ConfigError(
-                f"{credentials.prefix}_SECRET: {client.id} gives secrets in base64, this is not"
-            ) from None
-
-
-def _refuse_forbidden(node: Any, path: str) -> None:
-    if not isinstance(node, Mapping):
-        return
-    for key, value in node.items():
-        if key in _FORBIDDEN:
-            raise ConfigError(f"{path}.{key} is not allowed: Tallydesk sets it itself")
-        _refuse_forbidden(value, f"{path}.{key}")
 
 
 def _enter_mode(client: Any, kind: type, ways: _Ways) -> None:
