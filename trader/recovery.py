@@ -25,6 +25,8 @@ log = logging.getLogger("recovery")
 
 TAKEN_FOR_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 30.0
+CLOCK_UNREAD_SECONDS = 2.0
+"""Until the next look, when the venue did not tell its time."""
 
 # Whoever can take the lock of an instance knows that its process is gone: free its lanes at once.
 OWNERS = "SELECT DISTINCT owner FROM lane WHERE owner IS NOT NULL AND lease_until > clock_timestamp()"
@@ -195,10 +197,10 @@ async def _absent(desk: Desk, row: Any, wait: float) -> None:
 
 
 async def _still_on_its_way(desk: Desk, exchange: Exchange, row: Any) -> float:
-    """Seconds for which the request may still arrive. Raises ExchangeError.
+    """Seconds for which the request may still arrive.
 
-    The venue refuses what is late by its own clock, so that is asked. Where a venue tells no time: by the database's
-    clock, and by our own watch that nobody sets.
+    The venue refuses what is late by its own clock, so that is asked; a clock that cannot be read proves nothing. Where
+    a venue tells no time: by the database's clock, and by our own watch that nobody sets.
     """
     known_since = desk.in_doubt.setdefault((row.id, row.attempt), time.monotonic())
     deadline = row.receive_deadline + CLOCK_MARGIN
@@ -209,6 +211,9 @@ async def _still_on_its_way(desk: Desk, exchange: Exchange, row: Any) -> float:
             by_stamp: float = (deadline - (await fetch_one(connection, NOW, {"id": row.id})).now).total_seconds()
         by_watch: float = known_since + (row.receive_window + CLOCK_MARGIN).total_seconds() - time.monotonic()
         return max(by_stamp, by_watch)
+    except ExchangeError as error:  # the order may be found all the same
+        log.warning("order %s: the venue's clock cannot be read now: %s", row.id, error)
+        return CLOCK_UNREAD_SECONDS
     return theirs
 
 

@@ -112,3 +112,25 @@ def test_a_look_up_that_dies_with_its_trader_is_made_again_at_once(desk: Desk) -
     waits = [row.wait.total_seconds() for row in desk.execute(f"SELECT at - {began} AS wait FROM look_up")]
     assert len(waits) == 1
     assert waits[0] < 15  # the first one's look had 30 s
+
+
+def test_an_order_is_found_although_the_venues_clock_cannot_be_read(desk: Desk) -> None:
+    desk.venue.fault("drop_answer")
+    desk.venue.fault("status", endpoint="GET /api/v3/time", times=None)
+    order = desk.order("s", quote_quantity="60")
+    desk.trader()
+    desk.known_once(order)
+    assert desk.value(ANSWERS, order, 1) == ["found"]
+
+
+def test_without_the_venues_clock_nothing_is_proved_absent(desk: Desk) -> None:
+    desk.venue.fault("drop_request")
+    desk.venue.fault("status", endpoint="GET /api/v3/time", times=None)
+    order = desk.order("s", quote_quantity="60")
+    desk.trader()
+    desk.wait_for("SELECT count(*) >= 5 FROM look_up")
+    assert desk.value("SELECT bool_or(after_deadline) FROM look_up") is False
+    assert desk.state(order).status == "submitted"
+    desk.venue.clear_faults()
+    desk.known_once(order)
+    assert attempts(desk, order) == [(1, "absent", 2), (2, "accepted", 0)]
