@@ -119,10 +119,17 @@ class EmbeddedServer:
         if not (self.data / "PG_VERSION").exists():
             return False
         with self._locked():
-            if self._answer() == NOBODY and self.pid not in (self._processes() or []):
+            if not self._lives():
                 return False
-            self._control("pg_ctl", "-D", self.data, "-w", "-t", int(self._limit), "-m", mode, "stop")
+            try:
+                self._control("pg_ctl", "-D", self.data, "-w", "-t", int(self._limit), "-m", mode, "stop")
+            except DatabaseError:
+                if self._lives():  # else it ended by itself in this moment, as it does on a full disk
+                    raise
         return True
+
+    def _lives(self) -> bool:
+        return self._answer() != NOBODY or self.pid in (self._processes() or [])
 
     def url(self, database: str = DATABASE) -> str:
         """The URL of `database` on this server, whether or not it runs."""

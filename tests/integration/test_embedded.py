@@ -71,6 +71,37 @@ def test_it_stops_only_when_told_and_keeps_its_data(embedded: EmbeddedServer) ->
     assert ask(embedded.ensure(), "SELECT n FROM kept") == 7
 
 
+class EndsByItself(EmbeddedServer):
+    """A server that ends in the moment between being seen and being told to stop."""
+
+    def _run(self, program: str, *arguments: object, script: str = "") -> int:
+        if "stop" in arguments:
+            super()._run(program, *arguments)
+        return super()._run(program, *arguments, script=script)
+
+
+def test_a_server_that_ends_by_itself_while_it_is_stopped_is_stopped(short_home: Path) -> None:
+    server = EndsByItself(short_home, pg_bin=PG_BIN, tests=True, limit=30)
+    server.ensure()
+    assert server.stop()
+    assert not server.running
+
+
+class Deaf(EmbeddedServer):
+    """A server that cannot be told to stop."""
+
+    def _run(self, program: str, *arguments: object, script: str = "") -> int:
+        return 1 if "stop" in arguments else super()._run(program, *arguments, script=script)
+
+
+def test_a_server_that_lives_on_is_not_called_stopped(short_home: Path) -> None:
+    server = Deaf(short_home, pg_bin=PG_BIN, tests=True, limit=30)
+    server.ensure()
+    with pytest.raises(DatabaseError, match="pg_ctl failed"):
+        server.stop()
+    assert EmbeddedServer(short_home, pg_bin=PG_BIN, tests=True, limit=30).stop()
+
+
 def test_a_killed_postmaster_is_replaced_and_nothing_committed_is_lost(embedded: EmbeddedServer) -> None:
     tell(embedded.ensure(), "CREATE TABLE kept AS SELECT 7 AS n")
     assert embedded.pid
