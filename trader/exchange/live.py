@@ -16,21 +16,19 @@ from typing import Any, Literal
 
 import ccxt.async_support as ccxt
 
-from trader.clock import from_milliseconds, to_milliseconds
-from trader.errors import ConfigError, ExchangeError, Refused, Retry, TallydeskError, Unknown
+from trader.clock import from_milliseconds
+from trader.errors import ConfigError, ExchangeError, Retry, TallydeskError, Unknown
 from trader.exchange import convert, stream
 from trader.exchange.credentials import Credentials, check_keys, refuse_forbidden, refuse_secrets, scrub
 from trader.exchange.hosts import drop_defaults, flat_urls, require_loopback, require_sandbox
 from trader.exchange.paging import PAGES, Ask
 from trader.exchange.protocol import (
     AssetBalance,
-    Candle,
     FillReport,
-    MarketInfo,
     OrderReport,
     OrderRequest,
-    Ticker,
 )
+from trader.exchange.reads import PublicReads
 from trader.exchange.request import arguments
 from trader.exchange.tap import CALL, Call, Tap, rows_at
 from trader.exchange.venue import Venue, venue_of
@@ -148,7 +146,7 @@ def _urls(client: Any) -> dict[str, str]:
     return flat_urls(client.urls.get("api"), getattr(client, "hostname", None))
 
 
-class LiveExchange:
+class LiveExchange(PublicReads):
     """`protocol.Exchange` over ccxt. See there for what each call promises."""
 
     def __init__(self, client: Any, ways: _Ways) -> None:
@@ -164,29 +162,6 @@ class LiveExchange:
 
     def __repr__(self) -> str:
         return f"LiveExchange({self.ccxt_id!r}, {self._credentials!r})"
-
-    async def markets(self) -> list[MarketInfo]:
-        rows = await self._call("read", lambda: self._client.load_markets(True))
-        if not rows:
-            raise Unknown("malformed answer: there is not one market in it")
-        found = (convert.market(row, self._client.precisionMode) for row in rows.values())
-        return [info for info in found if info is not None]
-
-    async def time(self) -> datetime:
-        return convert.moment(await self._call("read", self._client.fetch_time), "time")
-
-    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> list[Candle]:
-        await self._ready()
-        allowed = self._client.timeframes or {}
-        if timeframe not in allowed:
-            raise Refused(f"timeframe {timeframe!r}: {self.ccxt_id} has {', '.join(allowed)}")
-        start = None if since is None else to_milliseconds(since)
-        rows = await self._list("candles", lambda: self._client.fetch_ohlcv(symbol, timeframe, start, limit))
-        return sorted((convert.candle(row) for row in rows), key=lambda candle: candle.time_open)[:limit]
-
-    async def ticker(self, symbol: str) -> Ticker:
-        await self._ready()
-        return convert.ticker(await self._list("ticker", lambda: self._client.fetch_ticker(symbol)), symbol)
 
     async def balances(self) -> list[AssetBalance]:
         await self._ready()

@@ -1,0 +1,54 @@
+"""What a venue shows everybody: its markets, its clock, prices and candles. Mixed into `live.LiveExchange`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from trader.clock import to_milliseconds
+from trader.errors import Refused, Unknown
+from trader.exchange import convert
+from trader.exchange.protocol import Candle, MarketInfo, Ticker
+from trader.exchange.tap import Call
+from trader.exchange.venue import Venue
+from trader.exchange.verdict import Action
+
+
+class PublicReads(ABC):
+    """The unsigned half of `protocol.Exchange`."""
+
+    ccxt_id: str
+    _client: Any
+    _venue: Venue
+
+    @abstractmethod
+    async def _ready(self, *, placing: bool = False) -> None: ...
+
+    @abstractmethod
+    async def _call(self, action: Action, ask: Callable[[], Awaitable[Any]], call: Call | None = None) -> Any: ...
+
+    @abstractmethod
+    async def _list(self, shape: str, ask: Callable[[], Awaitable[Any]], call: Call | None = None) -> Any: ...
+
+    async def markets(self) -> list[MarketInfo]:
+        rows = await self._call("read", lambda: self._client.load_markets(True))
+        if not rows:
+            raise Unknown("malformed answer: there is not one market in it")
+        found = (convert.market(row, self._client.precisionMode) for row in rows.values())
+        return [info for info in found if info is not None]
+
+    async def time(self) -> datetime:
+        return convert.moment(await self._call("read", self._client.fetch_time), "time")
+
+    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> list[Candle]:
+        await self._ready()
+        allowed = self._client.timeframes or {}
+        if timeframe not in allowed:
+            raise Refused(f"timeframe {timeframe!r}: {self.ccxt_id} has {', '.join(allowed)}")
+        start = None if since is None else to_milliseconds(since)
+        rows = await self._list("candles", lambda: self._client.fetch_ohlcv(symbol, timeframe, start, limit))
+        return sorted((convert.candle(row) for row in rows), key=lambda candle: candle.time_open)[:limit]
+
+    async def ticker(self, symbol: str) -> Ticker:
+        await self._ready()
+        return convert.ticker(await self._list("ticker", lambda: self._client.fetch_ticker(symbol)), symbol)
