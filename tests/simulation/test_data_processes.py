@@ -138,7 +138,7 @@ def test_candles_and_balances_flow_and_every_candle_had_closed(replay: Data) -> 
     replay.wait_for("SELECT min(updated_at) > clock_timestamp() - interval '1 s' FROM bucket_feed")
     began = time.monotonic()
     assert scheduler.stop() == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5  # at once, as far as a busy machine can
     assert worker.stop() == 0
     assert replay.check_candles("1m") > 2000
     assert replay.check_candles("1h") >= 39
