@@ -10,10 +10,11 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import LiteralString, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
@@ -32,6 +33,8 @@ class Ground:
     def __init__(self, url: str, name: str) -> None:
         self.url = url
         self.name = name
+        self.commit_delay = 0
+        """Microseconds that PostgreSQL waits before each flush of its log, as on a slower disk; group commit stays."""
         self._made: list[str] = []
 
     def database(self, *, migrated: bool = True) -> str:
@@ -43,7 +46,19 @@ class Ground:
         url = urlsplit(self.url)._replace(path=f"/{name}").geturl()
         if migrated:
             upgrade(url)
+        if self.commit_delay:
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                for setting, value in (("commit_delay", self.commit_delay), ("commit_siblings", 0)):
+                    change = sql.SQL("ALTER DATABASE {} SET {} = {}")
+                    connection.execute(change.format(sql.Identifier(name), sql.Identifier(setting), sql.Literal(value)))
         return url
+
+    def commit_time(self, commits: int = 200) -> float:
+        """Milliseconds of one bare commit at a time, the median: what the disk of the day is like."""
+        with psycopg.connect(self.database(migrated=False), autocommit=True) as connection:
+            connection.execute("CREATE TABLE one (n int)")
+            times = [_timed(connection, "INSERT INTO one VALUES (1)") for _ in range(commits)]
+        return sorted(times)[commits // 2]
 
     def drop(self) -> None:
         """Drop what was made."""
@@ -74,6 +89,12 @@ def ground() -> Iterator[Ground]:
         server.stop("immediate")
         shutil.rmtree(base, ignore_errors=True)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _timed(connection: psycopg.Connection, statement: LiteralString) -> float:
+    started = time.perf_counter()
+    connection.execute(statement)
+    return 1000 * (time.perf_counter() - started)
 
 
 def _version(url: str) -> str:

@@ -120,12 +120,14 @@ def main() -> None:
     parser.add_argument("--singles", type=int, default=200, help="orders timed one by one")
     parser.add_argument("--kills", type=int, default=20, help="of traders")
     parser.add_argument("--backlog", type=int, default=100_000, help="queued orders of the claim")
+    parser.add_argument("--commit-delay", type=int, default=0, help="microseconds that a commit takes longer, for both")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     os.environ.update(CREDENTIALS)
     with ground() as place:
-        header("orders", place.name)
+        place.commit_delay = options.commit_delay
+        header("orders", f"{place.name}, a bare commit takes {place.commit_time():.2f} ms")
         for part in options.parts or PARTS:
             asyncio.run(PARTS[part](place, options))
 
