@@ -16,6 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = Path(sys.executable).parent
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+"""Container images often forbid to write it: then every process compiles the checkout anew, and every pytest worker
+rewrites each assert of each test, in every run."""
 OLDEST = 15
 """The oldest PostgreSQL that we support. Integration tests run on it, too, where it is installed."""
 
@@ -46,7 +49,7 @@ def run_tests(name: str, *arguments: str, environment: dict[str, str] | None = N
     """Run pytest; its own report (tests/plugins/postgres.py) says what served, and how many tests ran."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
-        told = {**(environment or {}), "TALLYDESK_TEST_REPORT": str(report)}
+        told = {**(environment or {}), **BYTECODE, "TALLYDESK_TEST_REPORT": str(report)}
         result = step(name, sys.executable, "-m", "pytest", *arguments, environment=told)
         if report.exists():
             counts = json.loads(report.read_text())
@@ -76,13 +79,19 @@ def everything() -> list[Result]:
     # Most tests wait for processes and clocks, so twice as many as there are cores; the slow ones at the end
     # are shared.
     workers = ["-n", str(min(6, 2 * (os.cpu_count() or 1))), "--dist", "worksteal"]
+    # Beside the first steps, which use one core: else each worker would rewrite the asserts of all tests by itself.
+    collecting = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q"],
+        cwd=ROOT, env={**os.environ, **BYTECODE}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
     results = [
         step("format", sys.executable, "-m", "ruff", "format", "--check", "."),
         step("lint", sys.executable, "-m", "ruff", "check", "."),
         step("layers", str(PROGRAMS / "lint-imports"), environment={"PYTHONPATH": str(ROOT)}),
         step("types", sys.executable, "-m", "mypy"),
-        run_tests("tests", *workers),
     ]
+    collecting.wait()  # what it cannot import, the next step tells
+    results.append(run_tests("tests", *workers))
     if old := oldest_programs():
         served = {"TEST_PG": "embedded", "TEST_PG_BIN": str(old), "TEST_DATABASE_URL": ""}
         results.append(run_tests(f"tests, PostgreSQL {OLDEST}", *workers, "tests/integration", environment=served))

@@ -49,8 +49,8 @@ async def test_a_watched_book_is_the_book(client: Any, venue: Any) -> None:
         await soon(client.watch_order_book(SYMBOL))
     await asyncio.to_thread(venue.price, "20000")
     served = await client.fetch_order_book(SYMBOL)
-    while (book := await soon(client.watch_order_book(SYMBOL)))["nonce"] < served["nonce"]:
-        pass
+    await until(lambda: client.orderbooks[SYMBOL]["nonce"] >= served["nonce"])
+    book = client.orderbooks[SYMBOL]
     assert (book["bids"], book["asks"]) == (served["bids"], served["asks"])
 
 

@@ -1,8 +1,8 @@
 """The simulator as a process: kill -9, restart, clocks, files, bad arguments."""
 
 import json
+import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from decimal import Decimal
@@ -12,11 +12,11 @@ from typing import Any
 import ccxt
 import pytest
 
+from tests.plugins import _nursery
 from trader.simulator.candles import HEADER
 
 Start = Callable[..., Any]
 SYMBOL = "BTC/USDT"
-ROOT = Path(__file__).resolve().parents[2]
 T0 = 1_451_606_400_000
 
 
@@ -204,8 +204,7 @@ def test_its_help_tells_the_defaults(tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "trader.simulator", "--port", "0", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    return _nursery.run("trader.simulator", "--port", "0", *arguments, environment=dict(os.environ))
 
 
 @pytest.mark.parametrize(

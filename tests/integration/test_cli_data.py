@@ -3,13 +3,14 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT, Simulator
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -22,11 +23,7 @@ def cli(database: str, tmp_path: Path) -> Cli:
         "SIM_API_KEY": "test-key", "SIM_SECRET": "test-secret",
     }  # fmt: skip
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "trader.cli.main", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-
-    return run
+    return partial(_nursery.run, "trader.cli.main", environment=environment)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:

@@ -2,8 +2,8 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import psycopg
 import pytest
 import typer
 
+from tests.plugins import _nursery
 from trader.cli.strategy import app
 from trader.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 SMA = ("--class", "strategies.sma_cross:SmaCross", "--market", "binance:BTC/USDT", "--timeframe", "1h")
 
 SETUP = """
@@ -32,14 +32,7 @@ def strategy(database: str, connection: psycopg.Connection[Any], tmp_path: Path)
     connection.execute(SETUP)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TALLYDESK_")}
     environment = {**clean, "DATABASE_URL": database, "TALLYDESK_HOME": str(tmp_path), "TERM": "dumb", "COLUMNS": "300"}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "trader.cli.main", "strategy", *arguments],
-            capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=60,
-        )  # fmt: skip
-
-    return run
+    return partial(_nursery.run, "trader.cli.main", "strategy", environment=environment)
 
 
 def test_add_list_and_switch(strategy: Tallydesk, connection: psycopg.Connection[Any]) -> None:

@@ -2,16 +2,16 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.plugins import _nursery
 from tests.plugins.books import Books
 
-ROOT = Path(__file__).resolve().parents[2]
 Tallydesk = Callable[..., subprocess.CompletedProcess[str]]
 STATES = "SELECT name, state, halt_reason FROM account ORDER BY name"
 DRIFT = "INSERT INTO account_drift (account_id, asset_id, drift, halted_at) VALUES (1, 2, -0.5, now())"
@@ -21,14 +21,7 @@ DRIFT = "INSERT INTO account_drift (account_id, asset_id, drift, halted_at) VALU
 def tallydesk(committed_books: Books, tmp_path: Path) -> Tallydesk:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TALLYDESK_")}
     environment = {**clean, "DATABASE_URL": committed_books.url, "TALLYDESK_HOME": str(tmp_path), "COLUMNS": "300"}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "trader.cli.main", *arguments],
-            capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=60,
-        )  # fmt: skip
-
-    return run
+    return partial(_nursery.run, "trader.cli.main", environment=environment)
 
 
 def states(books: Books) -> list[tuple[str, str, str | None]]:

@@ -11,8 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -25,6 +23,7 @@ import psycopg
 import pytest
 from psycopg.rows import namedtuple_row
 
+from tests.plugins import _nursery
 from tests.plugins.books import UNBALANCED
 from tests.plugins.simulator import ROOT, Simulator
 from trader.embedded import EmbeddedServer
@@ -78,14 +77,7 @@ class Process:
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         self._log = log
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "trader.cli.main", *arguments],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+            self._process = _nursery.start("trader.cli.main", arguments, environment, output, output)
 
         self._ended = False
 

@@ -10,7 +10,6 @@ import hmac
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.plugins import _nursery
 from trader.simulator.client_options import ccxt_options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ class Simulator:
         self.port = 0
         self.output = ""
         self._arguments = arguments
-        self._process: subprocess.Popen[str] | None = None
+        self._process: _nursery.Born | subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -49,15 +49,16 @@ class Simulator:
 
     def start(self) -> None:
         """Start the process and wait until it listens."""
-        command = [sys.executable, "-m", "trader.simulator", "--port", str(self.port), "--state", str(self.state)]
-        command += ["--key", self.key, "--secret", self.secret, *self._arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        arguments = ["--port", str(self.port), "--state", str(self.state), "--key", self.key, "--secret", self.secret]
+        said, says = os.pipe()
+        try:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            self._process = _nursery.start("trader.simulator", [*arguments, *self._arguments], environment, says, says)
+        finally:
+            os.close(says)
+        self._said = os.fdopen(said)
         self.output = ""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._said:
             self.output += line
             if line.startswith("simulator ready on "):
                 self.port = int(line.rsplit(":", 1)[1])
@@ -68,17 +69,19 @@ class Simulator:
         """kill -9."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
-            self._process = None
+            self._end()
 
     def stop(self) -> int | None:
         """SIGTERM; the exit code."""
         if self._process is None:
             return None
         self._process.terminate()
+        return self._end()
+
+    def _end(self) -> int:
+        assert self._process is not None
         code = self._process.wait(PATIENCE)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._said.close()
         self._process = None
         return code
 

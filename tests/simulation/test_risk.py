@@ -10,7 +10,7 @@ from typing import Any
 import ccxt
 import pytest
 
-from tests.plugins.desk import Desk
+from tests.plugins.desk import WAITING, Desk
 
 MakeDesk = Callable[..., Desk]
 Record = Callable[[str, object], None]
@@ -122,10 +122,12 @@ def test_four_traders_keep_to_the_limits_of_an_account(make_desk: MakeDesk, rule
     allowed, value = 50, Decimal(40)  # each is 0.001 BTC at 40,000
     amount = allowed * value if rule == "max_position" else allowed
     desk.execute(f"INSERT INTO limits (account, {rule}) VALUES ('main', {amount})")
-    desk.execute(
-        """INSERT INTO orders (strategy, market, side, type, quantity, limit_price)
-        SELECT 's' || n % 120, 'binance:BTC/USDT', 'buy', 'limit', 0.001, 40000 FROM generate_series(0, 239) n"""
-    )
+    with desk.locking("SELECT FROM risk_limit FOR UPDATE"):  # until two have claimed, and stand in the queue for it
+        desk.execute(
+            """INSERT INTO orders (strategy, market, side, type, quantity, limit_price)
+            SELECT 's' || n % 120, 'binance:BTC/USDT', 'buy', 'limit', 0.001, 40000 FROM generate_series(0, 239) n"""
+        )
+        desk.wait_for(f"SELECT ({WAITING}) >= 2")
     desk.settled()
 
     assert len(desk.venue.orders()) == allowed

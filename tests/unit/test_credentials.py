@@ -1,5 +1,7 @@
 """Keys come from the environment and are never shown."""
 
+import time
+
 import pytest
 
 from trader.errors import ConfigError
@@ -73,5 +75,17 @@ def test_what_is_too_short_to_be_a_secret_leaves_the_message_whole(key: str, sho
     assert (key in scrub(text, Credentials("MAIN", key, key, key))) == shown
 
 
-def test_a_page_of_html_is_cut_short() -> None:
-    assert len(scrub("x" * 100_000)) < 500
+@pytest.mark.parametrize("piece", ["x", "x://", "a b ", "<a href='https://x.io/?a=b'>", "token=", 'x="'])
+def test_a_page_of_html_is_cut_short_and_quickly(piece: str) -> None:
+    """The trader waits for it: a page of 100 kB once took ten seconds."""
+    began = time.process_time()
+    assert len(scrub(piece * (100_000 // len(piece)), Credentials("MAIN", "key-123456", "s3cr+t/abc=", None))) < 500
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("length", range(390, 402))
+@pytest.mark.parametrize("times", [1, 10])
+def test_no_cut_leaves_half_a_secret(length: int, times: int) -> None:
+    text = "x" * (length * times) + " s3cr+t/abc= https://x.io/order?signature=abcdef&timestamp=1 signature=abcdef"
+    for half in ("s3cr", "abcd"):
+        assert half not in scrub(text, read_credentials("MAIN", KEYS))

@@ -19,12 +19,14 @@ _SECRET_KEYS = frozenset(
 _FORBIDDEN = frozenset(
     ["maxRetriesOnFailure", "verbose", "session", "socksProxy", "socks_proxy", "number", "logger", "pin_clock"]
 )
-_QUERY = re.compile(r"(\w+://[^\s?\"']+)\?[^\s\"']*")
+_QUERY = re.compile(r"(\b\w+://[^\s?\"']+)\?[^\s\"']*")
 _PAIR = re.compile(
     r"(?i)\b((?:x-[a-z]+-)?(?:signature|sign|api[-_]?key|api[-_]sign|secret|password|passphrase|token)[\"']?\s*[=:]\s*[\"']?)"
     r"[^\s&\"',}]+"
 )
 _LONGEST = 400
+_READ = 10 * _LONGEST
+"""Characters of a text in which signatures are looked for: a venue's error may be a whole page."""
 SHORTEST_SECRET = 8
 """Characters. A shorter one is no secret, and hiding it would tear words and numbers apart."""
 
@@ -90,9 +92,10 @@ def check_keys(ccxt_id: str, credentials: Credentials, *, wants_password: bool, 
 
 def scrub(text: str, credentials: Credentials | None = None) -> str:
     """`text` without URL queries, signatures and our own secrets, at most a few lines long."""
-    clean = _PAIR.sub(r"\1***", _QUERY.sub(r"\1?***", text))
-    for secret in _secrets(credentials):
+    clean = text
+    for secret in _secrets(credentials):  # before it is cut, which could leave half a secret
         clean = clean.replace(secret, "***")
+    clean = _PAIR.sub(r"\1***", _QUERY.sub(r"\1?***", clean[:_READ]))
     return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + "..."
 
 

@@ -14,11 +14,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
-import ccxt.async_support as ccxt
-
 from trader.clock import from_milliseconds
 from trader.errors import ConfigError, ExchangeError, Retry, TallydeskError, Unknown
-from trader.exchange import convert, stream
+from trader.exchange import convert, library, stream
 from trader.exchange.credentials import Credentials, check_keys, refuse_forbidden, refuse_secrets, scrub
 from trader.exchange.hosts import drop_defaults, flat_urls, require_loopback, require_sandbox
 from trader.exchange.paging import PAGES, Ask
@@ -33,6 +31,8 @@ from trader.exchange.request import arguments
 from trader.exchange.tap import CALL, Call, Tap, rows_at
 from trader.exchange.venue import Venue, venue_of
 from trader.exchange.verdict import Action, Failure, judge
+
+ccxt = library.package("ccxt.async_support")
 
 Mode = Literal["simulator", "paper", "sandbox", "live"]
 
@@ -82,12 +82,12 @@ def _listener(ways: _Ways, reader: Any) -> Any:
     """A client for the account's stream, with the markets that `reader` knows; None if ccxt has no stream there.
 
     Takes a moment: for a thread."""
-    import ccxt.pro
     from ccxt.async_support.base.ws.cache import ArrayCacheBySymbolById
 
-    if ways.credentials is None or ways.ccxt_id not in ccxt.pro.exchanges:
+    pro = library.package("ccxt.pro")
+    if ways.credentials is None or ways.ccxt_id not in pro.exchanges:
         return None
-    client = _client(ways, getattr(ccxt.pro, ways.ccxt_id), stream.Listener, Tap)
+    client = _client(ways, getattr(pro, ways.ccxt_id), stream.Listener, Tap)
     if not stream.supports(client):
         return None
     client.set_markets_from_exchange(reader)
