@@ -5,9 +5,10 @@ exchange at which feeds are due; a job takes feeds by lease, serves several at a
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,6 +35,8 @@ TURN_PAGES = 12
 """Pages of older candles that a feed gets in its turn."""
 NEWEST_PAGES = 25
 """Pages of newer candles that a feed gets in one service."""
+WRITERS = 2
+"""Connections that one job takes at a time: the pool is the worker's other jobs', too."""
 LOOK_SECONDS = 0.2
 """How often a job that is busy looks for feeds whose newest candles are due."""
 
@@ -92,6 +95,7 @@ class Server:
     owner: UUID = field(default_factory=uuid4)
     seconds: float = SLICE_SECONDS
     failure: Exception | None = None
+    _writing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WRITERS))
     _newest: set[asyncio.Task[None]] = field(default_factory=set)
     _older: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -122,7 +126,7 @@ class Server:
         if time.monotonic() >= self._end:
             return False
         room = AT_ONCE - len(self._running)
-        async with self.context.pool.connection() as connection:
+        async with self._connection() as connection:
             newest = await claim_newest(connection, self.exchange_id, self.owner, room)
             most = min(room - len(newest), BACKFILLS - len(self._older))
             older = await claim_backfill(connection, self.exchange_id, self.owner, most)
@@ -143,7 +147,7 @@ class Server:
         try:
             await work
         except asyncio.CancelledError:
-            async with self.context.pool.connection() as connection:
+            async with self._connection() as connection:
                 await release(connection, feed)
             raise
         except Exception as error:
@@ -152,14 +156,19 @@ class Server:
     async def _blame(self, feed: Feed, error: Exception) -> None:
         log.warning("%s %s: %s: %s", feed.market, feed.timeframe.name, type(error).__name__, first_line(error))
         self.failure = self.failure or error
-        async with self.context.pool.connection() as connection:
+        async with self._connection() as connection:
             await blame(connection, feed, error)
 
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        async with self._writing, self.context.pool.connection() as connection:
+            yield connection
+
     async def _desk(self) -> Desk:
-        async with self.context.pool.connection() as connection:
+        async with self._connection() as connection:
             exchange = await self.context.exchange(connection, self.exchange_id)
             now = await self.context.venue_time(connection, self.exchange_id)
-        return Desk(exchange, self.context.pool.connection, _going_on(now), _run_strategies)
+        return Desk(exchange, self._connection, _going_on(now), _run_strategies)
 
     async def _update(self, feed: Feed, desk: Desk) -> None:
         update = Update(desk, feed)
@@ -174,7 +183,7 @@ class Server:
         await self._done(update, turn=True)
 
     async def _done(self, update: Update, *, turn: bool) -> None:
-        async with self.context.pool.connection() as connection:
+        async with self._connection() as connection:
             if update.feed.enabled:
                 await served(connection, update.feed, update.after(turn=turn))
             else:
