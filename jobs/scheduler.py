@@ -45,6 +45,7 @@ def ticks(settings: Settings) -> list[Tick]:
     """Everything that is done at its time."""
     return [
         Tick("feeds", settings.tick, bucket.DEFER_DUE, bucket.DUE),
+        Tick("feeds of the dead", max(settings.tick, 1.0), bucket.FREE_DEAD, {}),
         _one("strategies", 60.0, strategy.SWEEP_JOB),
         Tick("balances", 5.0, account.DEFER_ALL, account.ALL),
         Tick("reconciliation", reconcile.SECONDS, reconcile.DEFER_ALL, reconcile.ALL),

@@ -2,10 +2,11 @@
 
 from trader.bucket.cache import CandleCache
 from trader.bucket.candles import BadCandleError, Candles, check, closed, from_list
-from trader.bucket.feed import Feed, blaming, load_feed, update_feed
+from trader.bucket.feed import Feed, blaming, load_feed
 from trader.bucket.file import Imported, import_file, read_file
 from trader.bucket.read import read_bucket_chunks, read_buckets
 from trader.bucket.timeframe import TIMEFRAMES, Timeframe, timeframe_named, timeframe_numbered
+from trader.bucket.update import Desk, Update, update_feed
 from trader.bucket.write import Counts, bucket_ids, write_buckets
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "CandleCache",
     "Candles",
     "Counts",
+    "Desk",
     "Feed",
     "Imported",
     "Timeframe",
+    "Update",
     "blaming",
     "bucket_ids",
     "check",

@@ -8,7 +8,7 @@ from typing import Any
 from trader.clock import to_milliseconds
 from trader.errors import Refused, Unknown
 from trader.exchange import convert
-from trader.exchange.protocol import Candle, MarketInfo, Ticker
+from trader.exchange.protocol import CandlePage, CandleWays, MarketInfo, Ticker
 from trader.exchange.tap import Call
 from trader.exchange.venue import Venue
 from trader.exchange.verdict import Action
@@ -40,14 +40,41 @@ class PublicReads(ABC):
     async def time(self) -> datetime:
         return convert.moment(await self._call("read", self._client.fetch_time), "time")
 
-    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> list[Candle]:
+    @property
+    def candle_ways(self) -> CandleWays:
+        venue = self._venue
+        return CandleWays(venue.candle_page or self._candle_limit(), venue.candle_reach, venue.candle_skips_holes)
+
+    def _candle_limit(self) -> int:
+        """What ccxt knows of the longest page, if it does."""
+        features = (self._client.features or {}).get("spot") or {}
+        limit = (features.get("fetchOHLCV") or {}).get("limit")
+        return limit if isinstance(limit, int) and limit > 0 else CandleWays().page
+
+    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> CandlePage:
         await self._ready()
         allowed = self._client.timeframes or {}
         if timeframe not in allowed:
             raise Refused(f"timeframe {timeframe!r}: {self.ccxt_id} has {', '.join(allowed)}")
         start = None if since is None else to_milliseconds(since)
-        rows = await self._list("candles", lambda: self._client.fetch_ohlcv(symbol, timeframe, start, limit))
-        return sorted((convert.candle(row) for row in rows), key=lambda candle: candle.time_open)[:limit]
+        call = Call()
+        rows = await self._list("candles", lambda: self._client.fetch_ohlcv(symbol, timeframe, start, limit), call)
+        self._require_market(call.answer, symbol)
+        page = convert.candles(rows)
+        newest_first = since is None
+        page.sort(key=lambda candle: candle.time_open)
+        return CandlePage(page[-limit:] if newest_first else page[:limit], page.refused)
+
+    def _require_market(self, answer: Any, symbol: str) -> None:
+        """Raise Unknown if the answer says that it is about another market. Where ccxt looks by name, it finds nothing
+        in such a one: an empty page, which would be taken for a market without candles."""
+        where = self._venue.candles_name_market
+        if where is None:
+            return
+        wanted, result = self._client.market(symbol)["id"], answer["result"]
+        named = set(result) if where == "key" else {result.get("symbol")}
+        if wanted not in named:
+            raise Unknown(f"asked for the candles of {wanted}, those of {', '.join(map(str, sorted(named)))} came")
 
     async def ticker(self, symbol: str) -> Ticker:
         await self._ready()

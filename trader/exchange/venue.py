@@ -48,6 +48,13 @@ class Venue:
     """Do not load currencies with the markets: a signed request, and the markets are complete without."""
     options: dict[str, Any] = field(default_factory=dict)
     """ccxt options that we rely on; they win over the user's."""
+    candle_page: int | None = None
+    """Candles per answer; None: what ccxt says, else as many as nearly every venue gives."""
+    candle_reach: int | None = None
+    """See `protocol.CandleWays`, also for the next one."""
+    candle_skips_holes: bool = False
+    candles_name_market: Literal["key", "symbol"] | None = None
+    """Where the answer says whose candles it has: as a key of its result, or in a field of it."""
     shapes: dict[str, Shape] = field(default_factory=dict)
     """Where a sound answer of a call holds its rows; anything else was not read."""
 
@@ -59,6 +66,8 @@ _BINANCE = Venue(
     paging="from_id",
     order_fills="filter",
     page=1000,
+    candle_page=1000,
+    candle_skips_holes=True,
     pin="params",
     cost_precision="price",
     cost_alone=True,
@@ -78,6 +87,10 @@ _KRAKEN = Venue(
     paging="offset",
     order_fills="trade_ids",
     page=50,
+    candle_page=720,
+    candle_reach=719,  # "up to 720 of the most recent entries", the open one among them
+    candle_skips_holes=True,
+    candles_name_market="key",
     pin="deadline",
     # It wants its deadline two seconds ahead at least; a request is sent with half of its window left at the worst.
     window_min=timedelta(seconds=5),
@@ -104,6 +117,8 @@ _BYBIT = Venue(
     paging="cursor",
     order_fills="filter",
     page=100,
+    candle_page=1000,
+    candles_name_market="symbol",
     pin="clock",
     prepare="is_unified_enabled",
     cost_alone=True,
