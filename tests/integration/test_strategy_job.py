@@ -133,7 +133,9 @@ async def feed(connection: Connection) -> None:
     """The candles are up to date, as far as the desk knows."""
     await connection.execute(
         """INSERT INTO bucket_feed (market_id, timeframe_id, collect_since, status, newest)
-           VALUES (1, 60, %s, 'full', %s)""",
+           VALUES (1, 60, %s, 'full', %s)
+           ON CONFLICT (market_id, timeframe_id)
+           DO UPDATE SET enabled = true, status = 'full', newest = EXCLUDED.newest""",
         [START, START + HOUR],
     )
 

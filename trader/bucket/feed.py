@@ -30,7 +30,10 @@ SELECT f.market_id, f.timeframe_id, m.exchange_id, e.name || ':' || m.symbol AS 
 # Two updates of one feed at once must not take each other's progress back.
 PROGRESS = """
 UPDATE bucket_feed SET status = %(status)s::feed_status, newest = greatest(newest, %(newest)s),
-       oldest = least(oldest, %(oldest)s), last_error = NULL, error_at = NULL, updated_at = clock_timestamp()
+       oldest = least(oldest, %(oldest)s),
+       covered = covered + CASE WHEN least(oldest, %(oldest)s) < greatest(newest, %(newest)s)
+         THEN tstzmultirange(tstzrange(least(oldest, %(oldest)s), greatest(newest, %(newest)s))) ELSE '{}' END,
+       last_error = NULL, error_at = NULL, updated_at = clock_timestamp()
  WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s AND enabled
 """
 

@@ -14,7 +14,7 @@ from trader.bucket.candles import Candles, check
 from trader.bucket.timeframe import Timeframe, Times
 from trader.db import Connection
 
-Source = Literal["fetched", "imported", "derived"]
+Source = Literal["fetched", "imported", "derived", "trades"]
 
 ROWS = 10_000
 """Candles in one statement."""
