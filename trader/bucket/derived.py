@@ -54,8 +54,9 @@ DELETE FROM bucket WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s
 # Why a derived candle is missing follows from why smaller ones are, if each of those has a reason.
 JUDGE = """
 UPDATE gap g SET verdict = v.verdict, checked_at = clock_timestamp()
-  FROM (SELECT d.gap_from, CASE WHEN bool_or(s.verdict IS NULL) THEN NULL
-                                WHEN bool_or(s.verdict = 'outage') THEN 'outage' ELSE 'no_trades' END::gap_kind AS verdict
+  FROM (SELECT d.gap_from,
+               CASE WHEN bool_or(s.verdict IS NULL) THEN NULL
+                    WHEN bool_or(s.verdict = 'outage') THEN 'outage' ELSE 'no_trades' END::gap_kind AS verdict
           FROM gap d
           JOIN LATERAL (SELECT x.verdict FROM gap x
                          WHERE x.market_id = d.market_id AND x.timeframe_id = %(smaller)s

@@ -26,21 +26,23 @@ LOCK = "SELECT pg_advisory_xact_lock(%s::int, hashtext('bucket:' || %s))"
 # What is there already and the same is left out by the join, which costs neither a lock nor a dead row.
 WRITE = """
 WITH written AS (
-  INSERT INTO bucket AS b (id, market_id, timeframe_id, time_close, open, high, low, close, volume, source)
+  INSERT INTO bucket AS b (id, market_id, timeframe_id, time_close, open, high, low, close, volume, source, partial)
   SELECT n.id, %(market)s, %(timeframe)s, n.time_close, n.open, n.high, n.low, n.close, n.volume,
-         %(source)s::bucket_source
+         %(source)s::bucket_source, %(partial)s
     FROM unnest(%(id)b, %(time_close)b, %(open)b, %(high)b, %(low)b, %(close)b, %(volume)b)
       n (id, time_close, open, high, low, close, volume)
-    LEFT JOIN (SELECT time_close, open, high, low, close, volume FROM bucket
+    LEFT JOIN (SELECT time_close, open, high, low, close, volume, partial FROM bucket
                 WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s
                   AND time_close BETWEEN %(first)s::timestamptz AND %(last)s::timestamptz) o
       ON o.time_close = n.time_close
-   WHERE (o.open, o.high, o.low, o.close, o.volume) IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume)
+   WHERE (o.open, o.high, o.low, o.close, o.volume, o.partial)
+     IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume, %(partial)s)
    ORDER BY n.time_close
   ON CONFLICT (market_id, timeframe_id, time_close) DO UPDATE SET open = EXCLUDED.open, high = EXCLUDED.high,
-    low = EXCLUDED.low, close = EXCLUDED.close, volume = EXCLUDED.volume, source = EXCLUDED.source
-   WHERE (b.open, b.high, b.low, b.close, b.volume)
-     IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume)
+    low = EXCLUDED.low, close = EXCLUDED.close, volume = EXCLUDED.volume, source = EXCLUDED.source,
+    partial = EXCLUDED.partial
+   WHERE (b.open, b.high, b.low, b.close, b.volume, b.partial)
+     IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, EXCLUDED.partial)
   RETURNING (xmax = 0) AS is_new
 )
 SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE NOT is_new) AS changed FROM written
@@ -74,11 +76,18 @@ class Counts:
 
 
 async def write_buckets(
-    connection: Connection, market_id: int, timeframe: Timeframe, candles: Candles, source: Source
+    connection: Connection,
+    market_id: int,
+    timeframe: Timeframe,
+    candles: Candles,
+    source: Source,
+    *,
+    partial: bool = False,
 ) -> Counts:
     """Store closed candles of one market and timeframe, all or nothing, in the transaction of `connection` if any.
 
-    Safe with any number of writers of the same candles. Raises BadCandleError before anything is written.
+    `partial`: they are made of others, some of which are missing because nobody traded. Safe with any number of writers
+    of the same candles. Raises BadCandleError before anything is written.
     """
     check(candles, timeframe)
     total = Counts()
@@ -87,7 +96,7 @@ async def write_buckets(
     async with connection.transaction():
         await connection.execute(LOCK, [market_id, timeframe.name])
         for start in range(0, len(candles), ROWS):
-            total += await _write(connection, market_id, timeframe, candles[start : start + ROWS], source)
+            total += await _write(connection, market_id, timeframe, candles[start : start + ROWS], source, partial)
     return total
 
 
@@ -103,11 +112,11 @@ async def find_difference(connection: Connection, market_id: int, timeframe: Tim
 
 
 async def _write(
-    connection: Connection, market_id: int, timeframe: Timeframe, candles: Candles, source: Source
+    connection: Connection, market_id: int, timeframe: Timeframe, candles: Candles, source: Source, partial: bool
 ) -> Counts:
     ids = UuidArray(bucket_ids(market_id, timeframe, timeframe.closes(candles.time_open)))
     async with _cursor(connection) as cursor:
-        parameters = _parameters(market_id, timeframe, candles) | {"source": source, "id": ids}
+        parameters = _parameters(market_id, timeframe, candles) | {"source": source, "partial": partial, "id": ids}
         row: Any = await (await cursor.execute(WRITE, parameters)).fetchone()
     return Counts(row.inserted, row.changed, len(candles) - row.inserted - row.changed)
 
