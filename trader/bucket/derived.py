@@ -193,13 +193,9 @@ class _Derivation:
         opens = derived.candles.time_open
         mine = (opens >= known[0]) & ~np.isin(self.larger.closes(opens), fetched)
         await self._remove(np.setdiff1d(before, self.larger.closes(opens)), known)
-        total = Counts()
-        for partial in (False, True):
-            candles = derived.candles[mine & (derived.partial == partial)]
-            total += await write_buckets(
-                self.connection, self.feed.market_id, self.larger, candles, "derived", partial=partial
-            )
-        return total
+        return await write_buckets(
+            self.connection, self.feed.market_id, self.larger, derived.candles[mine], "derived", derived.partial[mine]
+        )
 
     async def _remove(self, closes: Times, known: Span) -> None:
         """Take back what is not true any more, where the smaller candles are still there to tell."""

@@ -1,48 +1,72 @@
 """Writing candles: straight into the table, sorted, many in one statement, and never one that is there already."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
-from psycopg.abc import Buffer
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
+from psycopg.errors import UniqueViolation
 
+from trader.bucket.binary import (
+    DUMPERS,
+    BoolArray,
+    FloatArray,
+    TimestampArray,
+    UuidArray,
+    copy_rows,
+    timestamps,
+)
 from trader.bucket.candles import Candles, check
 from trader.bucket.timeframe import Timeframe, Times
 from trader.db import Connection
 
 Source = Literal["fetched", "imported", "derived", "trades"]
 
+Partial = NDArray[np.bool_]
+
 ROWS = 10_000
 """Candles in one statement."""
+
+FEW = 200
+"""So many candles are not worth a COPY of their own: a statement costs as much as a hundred rows."""
 
 # Writers of one market and timeframe go one after the other, so that none ever meets another's half-written rows; it
 # is a statement of its own because the next one must see what the last holder committed. Readers do not take it.
 LOCK = "SELECT pg_advisory_xact_lock(%s::int, hashtext('bucket:' || %s))"
+
+STORED = """
+SELECT (extract(epoch FROM min(time_close)) * 1000)::int8 AS first,
+       (extract(epoch FROM max(time_close)) * 1000)::int8 AS last
+  FROM bucket WHERE market_id = %s AND timeframe_id = %s AND time_close BETWEEN %s::timestamptz AND %s::timestamptz
+"""
+
+# Where nothing is stored: nothing to join with.
+COPY = """
+COPY bucket (id, market_id, timeframe_id, time_close, open, high, low, close, volume, source, partial)
+FROM STDIN (FORMAT binary)
+"""
 
 # What is there already and the same is left out by the join, which costs neither a lock nor a dead row.
 WRITE = """
 WITH written AS (
   INSERT INTO bucket AS b (id, market_id, timeframe_id, time_close, open, high, low, close, volume, source, partial)
   SELECT n.id, %(market)s, %(timeframe)s, n.time_close, n.open, n.high, n.low, n.close, n.volume,
-         %(source)s::bucket_source, %(partial)s
-    FROM unnest(%(id)b, %(time_close)b, %(open)b, %(high)b, %(low)b, %(close)b, %(volume)b)
-      n (id, time_close, open, high, low, close, volume)
+         %(source)s::bucket_source, n.partial
+    FROM unnest(%(id)b, %(time_close)b, %(open)b, %(high)b, %(low)b, %(close)b, %(volume)b, %(partial)b)
+      n (id, time_close, open, high, low, close, volume, partial)
     LEFT JOIN (SELECT time_close, open, high, low, close, volume, partial FROM bucket
                 WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s
                   AND time_close BETWEEN %(first)s::timestamptz AND %(last)s::timestamptz) o
       ON o.time_close = n.time_close
    WHERE (o.open, o.high, o.low, o.close, o.volume, o.partial)
-     IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume, %(partial)s)
+     IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume, n.partial)
    ORDER BY n.time_close
   ON CONFLICT (market_id, timeframe_id, time_close) DO UPDATE SET open = EXCLUDED.open, high = EXCLUDED.high,
     low = EXCLUDED.low, close = EXCLUDED.close, volume = EXCLUDED.volume, source = EXCLUDED.source,
     partial = EXCLUDED.partial
-   WHERE (b.open, b.high, b.low, b.close, b.volume, b.partial)
-     IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, EXCLUDED.partial)
+   WHERE (b.open, b.high, b.low, b.close, b.volume, b.partial) IS DISTINCT FROM
+     (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, EXCLUDED.partial)
   RETURNING (xmax = 0) AS is_new
 )
 SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE NOT is_new) AS changed FROM written
@@ -58,9 +82,6 @@ SELECT o.time_close, ARRAY[o.open, o.high, o.low, o.close, o.volume] AS stored,
    AND (o.open, o.high, o.low, o.close, o.volume) IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume)
  ORDER BY 1 LIMIT 1
 """
-
-_EPOCH_2000 = 946_684_800_000
-"""PostgreSQL counts from 2000, in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +102,20 @@ async def write_buckets(
     timeframe: Timeframe,
     candles: Candles,
     source: Source,
-    *,
-    partial: bool = False,
+    partial: Partial | None = None,
 ) -> Counts:
     """Store closed candles of one market and timeframe, all or nothing, in the transaction of `connection` if any.
 
-    `partial`: they are made of others, some of which are missing because nobody traded. Safe with any number of writers
-    of the same candles. Raises BadCandleError before anything is written.
+    `partial` says which are derived from a period that is not whole; None: none is. Safe with any number of writers of
+    the same candles. Raises BadCandleError before anything is written.
     """
     check(candles, timeframe)
-    total = Counts()
     if not len(candles):
-        return total
+        return Counts()
+    flags = np.zeros(len(candles), dtype=bool) if partial is None else partial
     async with connection.transaction():
         await connection.execute(LOCK, [market_id, timeframe.name])
-        for start in range(0, len(candles), ROWS):
-            total += await _write(connection, market_id, timeframe, candles[start : start + ROWS], source, partial)
-    return total
+        return await _Write(connection, market_id, timeframe, source).all(candles, flags)
 
 
 async def find_difference(connection: Connection, market_id: int, timeframe: Timeframe, candles: Candles) -> Any:
@@ -111,19 +129,69 @@ async def find_difference(connection: Connection, market_id: int, timeframe: Tim
         return await cursor.fetchone()
 
 
-async def _write(
-    connection: Connection, market_id: int, timeframe: Timeframe, candles: Candles, source: Source, partial: bool
-) -> Counts:
-    ids = UuidArray(bucket_ids(market_id, timeframe, timeframe.closes(candles.time_open)))
-    async with _cursor(connection) as cursor:
-        parameters = _parameters(market_id, timeframe, candles) | {"source": source, "partial": partial, "id": ids}
-        row: Any = await (await cursor.execute(WRITE, parameters)).fetchone()
-    return Counts(row.inserted, row.changed, len(candles) - row.inserted - row.changed)
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """One call of `write_buckets`, under the series' lock."""
+
+    connection: Connection
+    market_id: int
+    timeframe: Timeframe
+    source: Source
+
+    async def all(self, candles: Candles, partial: Partial) -> Counts:
+        """What lies before or after all that is stored in the same stretch is copied; the rest is compared with it."""
+        start, end = await self._stored(candles) if len(candles) > FEW else (0, len(candles))
+        start, end = start if start > FEW else 0, end if len(candles) - end > FEW else len(candles)
+        total = Counts()
+        for first, last, put in ((0, start, self._copy), (start, end, self._upsert), (end, len(candles), self._copy)):
+            for row in range(first, last, ROWS):
+                part = slice(row, min(row + ROWS, last))
+                total += await put(candles[part], partial[part])
+        return total
+
+    async def _stored(self, candles: Candles) -> tuple[int, int]:
+        """Which of the candles, from and up to, lie between some that are stored."""
+        closes = self.timeframe.closes(candles.time_open)
+        key = [self.market_id, self.timeframe.id, _text(closes[0]), _text(closes[-1])]
+        row: Any = await (await self.connection.execute(STORED, key)).fetchone()
+        if row.first is None:
+            return len(candles), len(candles)
+        return int(np.searchsorted(closes, row.first)), int(np.searchsorted(closes, row.last, side="right"))
+
+    async def _copy(self, candles: Candles, partial: Partial) -> Counts:
+        """A person needs no lock, and may have inserted one of them meanwhile: then they are compared after all."""
+        closes = self.timeframe.closes(candles.time_open)
+        columns = {
+            "id": bucket_ids(self.market_id, self.timeframe, closes),
+            "market_id": np.array(self.market_id, dtype=">i4"),
+            "timeframe_id": np.array(self.timeframe.id, dtype=">i2"),
+            "time_close": timestamps(closes),
+            **{name: getattr(candles, name).astype(">f8") for name in _NUMBERS},
+            "source": np.frombuffer(self.source.encode(), dtype=f"V{len(self.source)}"),
+            "partial": partial,
+        }
+        try:
+            async with self.connection.transaction(), self.connection.cursor() as cursor, cursor.copy(COPY) as copy:
+                await copy.write(copy_rows(len(candles), columns))
+        except UniqueViolation:
+            return await self._upsert(candles, partial)
+        return Counts(inserted=len(candles))
+
+    async def _upsert(self, candles: Candles, partial: Partial) -> Counts:
+        ids = UuidArray(bucket_ids(self.market_id, self.timeframe, self.timeframe.closes(candles.time_open)))
+        parameters = _parameters(self.market_id, self.timeframe, candles)
+        parameters |= {"source": self.source, "id": ids, "partial": BoolArray(partial)}
+        async with _cursor(self.connection) as cursor:
+            row: Any = await (await cursor.execute(WRITE, parameters)).fetchone()
+        return Counts(row.inserted, row.changed, len(candles) - row.inserted - row.changed)
+
+
+_NUMBERS = ("open", "high", "low", "close", "volume")
 
 
 def _cursor(connection: Connection) -> AsyncCursor[Any]:
     cursor = connection.cursor()
-    for kind, dumper in _DUMPERS:
+    for kind, dumper in DUMPERS:
         cursor.adapters.register_dumper(kind, dumper)
     return cursor
 
@@ -133,11 +201,11 @@ def _parameters(market_id: int, timeframe: Timeframe, candles: Candles) -> dict[
     parameters: dict[str, Any] = {
         "market": market_id,
         "timeframe": timeframe.id,
-        "time_close": TimestampArray(((closes - _EPOCH_2000) * 1000).astype(">i8")),
+        "time_close": TimestampArray(timestamps(closes)),
         "first": _text(closes[0]),
         "last": _text(closes[-1]),
     }
-    for name in ("open", "high", "low", "close", "volume"):
+    for name in _NUMBERS:
         parameters[name] = FloatArray(getattr(candles, name).astype(">f8"))
     return parameters
 
@@ -158,56 +226,3 @@ def bucket_ids(market_id: int, timeframe: Timeframe, closes: Times) -> NDArray[n
     pairs[:, 0] = high
     pairs[:, 1] = np.uint64(low)
     return pairs.view("V16").reshape(-1)
-
-
-@dataclass(frozen=True, slots=True)
-class BinaryArray:
-    """A column of fixed-width values in PostgreSQL's byte order, sent as an array as it is."""
-
-    values: NDArray[Any]
-
-
-class FloatArray(BinaryArray):
-    """float8[]"""
-
-
-class TimestampArray(BinaryArray):
-    """timestamptz[]: microseconds since 2000."""
-
-
-class UuidArray(BinaryArray):
-    """uuid[]"""
-
-
-class _ArrayDumper(Dumper):
-    """PostgreSQL's binary form of an array with one dimension and no NULL: a header, then length and value of each."""
-
-    format = Format.BINARY
-    element: ClassVar[int]
-
-    def dump(self, obj: BinaryArray) -> Buffer:
-        values = obj.values
-        width = values.dtype.itemsize
-        body = np.empty(len(values), dtype=[("width", ">i4"), ("value", values.dtype)])
-        body["width"] = width
-        body["value"] = values
-        return np.array([1, 0, self.element, len(values), 1], dtype=">i4").tobytes() + body.tobytes()
-
-
-class _FloatArrayDumper(_ArrayDumper):
-    oid, element = 1022, 701
-
-
-class _TimestampArrayDumper(_ArrayDumper):
-    oid, element = 1185, 1184
-
-
-class _UuidArrayDumper(_ArrayDumper):
-    oid, element = 2951, 2950
-
-
-_DUMPERS: tuple[tuple[type[BinaryArray], type[_ArrayDumper]], ...] = (
-    (FloatArray, _FloatArrayDumper),
-    (TimestampArray, _TimestampArrayDumper),
-    (UuidArray, _UuidArrayDumper),
-)
