@@ -3894,12 +3894,19 @@ BEGIN
        AND g.market_id = n.market_id AND g.timeframe_id = n.timeframe_id AND g.gap_from = n.gap_from;
     RETURN NULL;
   ELSIF TG_OP = 'UPDATE' THEN
-    FOR one IN SELECT n.market_id, n.timeframe_id, range_agg(tstzrange(n.gap_from, n.gap_to) + tstzrange(o.gap_from, o.gap_to)) AS stretch
-                 FROM fresh n JOIN stale o USING (market_id, timeframe_id, gap_from) WHERE n.verdict IS DISTINCT FROM o.verdict GROUP BY 1, 2 ORDER BY 1, 2 LOOP
+    -- Grouped, not joined: what has no statistics would be joined row against row.
+    FOR one IN SELECT market_id, timeframe_id, CASE WHEN count(*) > 50 THEN tstzmultirange(tstzrange(min(gap_from), max(gap_to)))
+                                                    ELSE range_agg(tstzrange(gap_from, gap_to)) END AS stretch
+                 FROM (SELECT market_id, timeframe_id, gap_from, max(gap_to) AS gap_to
+                         FROM (SELECT market_id, timeframe_id, gap_from, gap_to, verdict FROM fresh
+                               UNION ALL SELECT market_id, timeframe_id, gap_from, gap_to, verdict FROM stale) u
+                        GROUP BY 1, 2, 3 HAVING count(DISTINCT coalesce(verdict::text, '')) > 1) c
+                GROUP BY 1, 2 ORDER BY 1, 2 LOOP
       PERFORM bucket_outdate(one.market_id, one.timeframe_id, one.stretch);
     END LOOP;
   ELSE
-    FOR one IN SELECT market_id, timeframe_id, range_agg(tstzrange(gap_from, gap_to)) AS stretch
+    FOR one IN SELECT market_id, timeframe_id, CASE WHEN count(*) > 50 THEN tstzmultirange(tstzrange(min(gap_from), max(gap_to)))
+                                                    ELSE range_agg(tstzrange(gap_from, gap_to)) END AS stretch
                  FROM stale WHERE verdict IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2 LOOP
       PERFORM bucket_outdate(one.market_id, one.timeframe_id, one.stretch);
     END LOOP;

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,17 +33,20 @@ ON CONFLICT (market_id, timeframe_id, time_close) DO UPDATE SET open = EXCLUDED.
 """
 # From scratch, in words of its own: whole periods, and those of which all that is missing lies in a quiet gap.
 TRUTH = """
-WITH minute AS (SELECT time_close - interval '1 min' AS at, open, high, low, close, volume FROM bucket WHERE timeframe_id = 1),
-known AS (SELECT least(min(at), (SELECT lower(quiet) FROM bucket_feed WHERE timeframe_id = 1)) AS lower FROM minute),
+WITH minute AS (
+  SELECT time_close - interval '1 min' AS at, open, high, low, close, volume FROM bucket WHERE timeframe_id = 1),
 period AS (
-  SELECT date_trunc(%(word)s, at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS start, count(*) AS there, (array_agg(open ORDER BY at))[1] AS open,
-         max(high) AS high, min(low) AS low, (array_agg(close ORDER BY at DESC))[1] AS close, sum(volume) AS volume
+  SELECT date_trunc(%(word)s, at AT TIME ZONE 'UTC') AS start, count(*) AS there,
+         (array_agg(open ORDER BY at))[1] AS open, max(high) AS high, min(low) AS low,
+         (array_agg(close ORDER BY at DESC))[1] AS close, sum(volume) AS volume
     FROM minute GROUP BY 1),
-sized AS (SELECT *, (start AT TIME ZONE 'UTC' + %(length)s::interval) AT TIME ZONE 'UTC' AS stop FROM period)
+sized AS (
+  SELECT *, start AT TIME ZONE 'UTC' AS begin, (start + %(length)s::interval) AT TIME ZONE 'UTC' AS stop FROM period)
 SELECT stop AS time_close, open, high, low, close, volume, missing > 0 AS partial FROM sized
- CROSS JOIN LATERAL (SELECT (extract(epoch FROM stop - start) / 60)::int - there AS missing) m
- WHERE missing = (SELECT coalesce(sum(extract(epoch FROM least(g.gap_to, stop) - greatest(g.gap_from, start)) / 60), 0) FROM gap g
-                   WHERE g.timeframe_id = 1 AND g.verdict = 'no_trades' AND g.gap_from < stop AND g.gap_to > start)
+ CROSS JOIN LATERAL (SELECT (extract(epoch FROM stop - begin) / 60)::int - there AS missing) m
+ WHERE missing = (
+   SELECT coalesce(sum(extract(epoch FROM least(g.gap_to, stop) - greatest(g.gap_from, begin)) / 60), 0) FROM gap g
+    WHERE g.timeframe_id = 1 AND g.verdict = 'no_trades' AND g.gap_from < stop AND g.gap_to > begin)
  ORDER BY 1
 """
 HAVE = """
@@ -121,7 +123,7 @@ async def test_one_new_minute_costs_one_hour_and_an_open_hour_nothing(db: Connec
     await follow(db)
     await put(db, list(range(6000, 6030)))
     due = "SELECT outdated FROM bucket_feed WHERE timeframe_id = 60"
-    assert (await fetch_one(db, due)).outdated.__len__() == 1
+    assert len((await fetch_one(db, due)).outdated) == 1
     assert await follow(db) == 0
     await put(db, list(range(6030, 6061)))
     before = await fetch_one(db, "SELECT revision FROM bucket_feed WHERE timeframe_id = 60")
@@ -196,7 +198,7 @@ async def test_hours_stay_when_their_minutes_are_kept_no_longer(db: Connection) 
     assert [candle.high > 9000 for candle in await candles(db)] == [False] * 4 + [True]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 async def test_whatever_happens_below_it_is_what_a_derivation_from_scratch_makes(db: Connection, seed: int) -> None:
     random = Random(seed)
     await db.execute("SET timezone = 'Pacific/Apia'")
@@ -239,11 +241,9 @@ async def test_the_minutes_of_2016_make_its_hours_and_days(db: Connection) -> No
     gaps = "SELECT count(*) AS gaps, sum(missing) AS missing, max(gap_to - gap_from) AS longest FROM bucket_gap"
     gaps += " WHERE timeframe = '1m'"
     found = await fetch_one(db, gaps)
-    assert (found.gaps, found.longest > timedelta(days=61)) == (63_912, True)
+    assert (found.gaps, found.longest > timedelta(days=60)) == (63_912, True)
     assert await declare_gaps(db, 1, minute, "no_trades") == 63_912
-    began = time.monotonic()
     await follow(db)
-    print(f"hours and days derived in {time.monotonic() - began:.2f} s")
     for timeframe, name, whole in ((60, "1h", 352), (1440, "1d", 0)):
         with gzip.open(DATA / f"bitfinex_BTC-USD_{name}_2016_derived.csv.gz", "rt") as file:
             wanted = [[float(field) for field in row] for row in list(csv.reader(file))[1:]]

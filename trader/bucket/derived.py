@@ -57,15 +57,17 @@ UPDATE gap g SET verdict = v.verdict, checked_at = clock_timestamp()
   FROM (SELECT d.gap_from,
                CASE WHEN bool_or(s.verdict IS NULL) THEN NULL
                     WHEN bool_or(s.verdict = 'outage') THEN 'outage' ELSE 'no_trades' END::gap_kind AS verdict
-          FROM gap d
+          FROM (SELECT e.gap_from, e.gap_to,
+                       coalesce((SELECT y.gap_from FROM gap y
+                                  WHERE y.market_id = %(market)s AND y.timeframe_id = %(smaller)s
+                                    AND y.gap_from <= e.gap_from
+                                  ORDER BY y.gap_from DESC LIMIT 1), e.gap_from) AS lower
+                  FROM gap e WHERE e.market_id = %(market)s AND e.timeframe_id = %(timeframe)s
+                   AND e.gap_from < %(end)s AND e.gap_to > %(start)s OFFSET 0) d
           JOIN LATERAL (SELECT x.verdict FROM gap x
-                         WHERE x.market_id = d.market_id AND x.timeframe_id = %(smaller)s
-                           AND x.gap_from < d.gap_to AND x.gap_to > d.gap_from
-                           AND x.gap_from >= coalesce((SELECT max(y.gap_from) FROM gap y
-                                WHERE y.market_id = d.market_id AND y.timeframe_id = %(smaller)s
-                                  AND y.gap_from <= d.gap_from), d.gap_from)) s ON true
-         WHERE d.market_id = %(market)s AND d.timeframe_id = %(timeframe)s
-           AND d.gap_from < %(end)s AND d.gap_to > %(start)s
+                         WHERE x.market_id = %(market)s AND x.timeframe_id = %(smaller)s
+                           AND x.gap_from >= d.lower AND x.gap_from < d.gap_to AND x.gap_to > d.gap_from
+                        OFFSET 0) s ON true
          GROUP BY d.gap_from) v
  WHERE g.market_id = %(market)s AND g.timeframe_id = %(timeframe)s AND g.gap_from = v.gap_from
    AND g.verdict IS DISTINCT FROM v.verdict
@@ -170,7 +172,7 @@ class _Derivation:
         unjudged = [span for span, hole in zip(spans, holes, strict=True) if hole.verdict is None]
         outside = [(part[0], min(known[0], part[1])), (max(known[1], part[0]), part[1])]
         unknown = _minus(_cut([*unjudged, *outside], part), _spans(below.covered))
-        return counts, [(self._start(start), self._end(end)) for start, end in unknown]
+        return counts, _united((self._start(start), self._end(end)) for start, end in unknown)
 
     async def _source(self, part: Span) -> Candles:
         statement = sql.SQL(SOURCE).format(
