@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
+from uuid import UUID
 
 from procrastinate import App, JobContext, PsycopgConnector
 from psycopg.types.json import Jsonb
@@ -103,6 +104,8 @@ class Context:
     settings: Settings
     pool: Pool
     connect: Callable[[Account, Settings], Exchange] = connect_account
+    instance: UUID | None = None
+    """That of the worker's role: what it leases is free as soon as it is dead. None: only when the lease is over."""
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack)
     _connected: dict[str, tuple[Any, Exchange]] = field(default_factory=dict)
     _clocks: dict[int, _VenueClock] = field(default_factory=dict)

@@ -1,58 +1,190 @@
-"""Candles: which feeds are due, and the job that brings one up to date."""
+"""Candles: the jobs that serve the feeds of an exchange. How many feeds there are makes no difference to the queue.
+
+What is due is a column of the feed, found by an index. At each tick the scheduler queues a job or a few for each
+exchange at which feeds are due; a job takes feeds by lease, serves several at a time, and ends after a slice of time.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
 
 from procrastinate import App, JobContext
 
-from jobs.app import QUEUE, context_of
+from jobs.app import QUEUE, Context, context_of
 from jobs.strategy import defer_runs
-from trader.bucket import Feed, blaming, load_feed, update_feed
-from trader.db import Connection
+from trader.bucket import Desk, Feed, Update
+from trader.bucket.feed import FREE_OF_THE_DEAD, blame, claim_backfill, claim_newest, release, served
+from trader.db import Connection, end_if_cancelled, first_line
 
-TASK = "bucket.update"
-PAGES = 20
-"""Requests that one job makes: a long history is built by many jobs, so that it holds nobody up."""
-MOST_WAITING = 500
-"""Jobs of this kind that may wait: a long queue is slow, and a feed that is left out is first next time."""
+TASK = "bucket.serve"
+SLOTS = 4
+"""Jobs for one exchange at a time, at most."""
+AT_ONCE = 8
+"""Feeds that one job serves at a time."""
+BACKFILLS = 3
+"""How many of those may fetch older candles: the others are for the newest."""
+SLICE_SECONDS = 3.0
+"""How long a job takes on feeds, so that other exchanges and other jobs get the worker."""
+TURN_PAGES = 12
+"""Pages of older candles that a feed gets in its turn."""
+NEWEST_PAGES = 25
+"""Pages of newer candles that a feed gets in one service."""
+LOOK_SECONDS = 0.2
+"""How often a job that is busy looks for feeds whose newest candles are due."""
 
-# A candle is asked for when it should be there, and then ever more slowly until it is; a replayed one has no hour.
-# What runs or waits already is left alone. The lock is what keeps a feed's jobs one after the other.
+# As many jobs as there is work for. What others serve at the moment is no work; where a job runs already, only what has
+# waited for two seconds is more than it can do. Its priority is below that of jobs which wait for what it brings.
 DEFER_DUE = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
-SELECT %(queue)s, %(task)s::text, 0, d.lock, d.lock,
-       jsonb_build_object('market_id', d.market_id, 'timeframe_id', d.timeframe_id), NULL
-  FROM (SELECT f.market_id, f.timeframe_id, f.updated_at, f.status,
-               format('feed:%%s:%%s', f.market_id, f.timeframe_id) AS lock
-          FROM bucket_feed f
-          JOIN timeframe t ON t.id = f.timeframe_id
-          JOIN market m ON m.id = f.market_id
-          JOIN exchange e ON e.id = m.exchange_id
-         WHERE f.enabled AND CASE
-           WHEN f.updated_at IS NULL THEN true
-           WHEN f.status = 'error' THEN f.updated_at < clock_timestamp() - interval '15 s'
-           WHEN f.status = 'building' OR e.replay OR f.collect_since < f.oldest THEN true
-           WHEN f.newest IS NULL THEN f.updated_at < clock_timestamp() - interval '5 s'
-           ELSE f.newest + t.span <= clock_timestamp()
-            AND f.updated_at < clock_timestamp() - least(interval '1 min', t.span / 20) END) d
- WHERE NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.lock = d.lock AND j.status = 'doing')
-   AND NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.queueing_lock = d.lock AND j.status = 'todo')
- ORDER BY d.status = 'building', d.updated_at NULLS FIRST
- LIMIT greatest(0, %(most)s - (SELECT count(*) FROM procrastinate_jobs
-                                WHERE status = 'todo' AND task_name = %(task)s::text))
+SELECT %(queue)s, %(task)s::text, -1, s.lock, s.lock, jsonb_build_object('exchange_id', e.id, 'slot', s.slot), NULL
+  FROM exchange e
+ CROSS JOIN LATERAL (
+   SELECT count(*) FILTER (WHERE j.status = 'doing') AS doing, count(*) FILTER (WHERE j.status = 'todo') AS todo
+     FROM procrastinate_jobs j
+    WHERE j.status IN ('doing', 'todo')
+      AND j.lock IN (SELECT format('feeds:%%s:%%s', e.id, g) FROM generate_series(1, %(slots)s) g)) j
+ CROSS JOIN LATERAL (SELECT statement_timestamp() - CASE WHEN j.doing > 0 THEN interval '2 s' ELSE '0 s' END AS until) u
+ CROSS JOIN LATERAL (
+   SELECT count(*) AS feeds FROM (
+     (SELECT FROM bucket_feed f WHERE f.exchange_id = e.id AND f.enabled AND f.due_at <= u.until
+         AND (f.lease_until IS NULL OR f.lease_until < statement_timestamp()) ORDER BY f.due_at LIMIT %(most)s)
+     UNION ALL
+     (SELECT FROM bucket_feed f WHERE f.exchange_id = e.id AND f.enabled AND f.backfill_at <= u.until
+         AND (f.lease_until IS NULL OR f.lease_until < statement_timestamp()) ORDER BY f.backfill_at
+       LIMIT %(most)s)) d) d
+ CROSS JOIN LATERAL (
+   SELECT slot, format('feeds:%%s:%%s', e.id, slot) AS lock FROM generate_series(1, %(slots)s) slot
+    WHERE NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.status IN ('doing', 'todo')
+                         AND j.lock = format('feeds:%%s:%%s', e.id, slot))
+    ORDER BY slot LIMIT greatest(0, ceil(d.feeds::float8 / %(at_once)s) - j.todo)) s
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 """
-DUE = {"queue": QUEUE, "task": TASK, "most": MOST_WAITING}
+DUE = {"queue": QUEUE, "task": TASK, "slots": SLOTS, "at_once": AT_ONCE, "most": SLOTS * AT_ONCE}
+FREE_DEAD = FREE_OF_THE_DEAD
+"""The leases of dead workers end at once."""
+
+FORGET = "DELETE FROM procrastinate_jobs WHERE status = 'failed' AND task_name = %s AND lock = %s"
+
+log = logging.getLogger(__name__)
 
 
-async def update(job: JobContext, market_id: int, timeframe_id: int) -> None:
-    """Bring one feed up to date, or some way towards it."""
+async def serve(job: JobContext, exchange_id: int, slot: int) -> None:
+    """Serve feeds of one exchange for a slice of time. Fails with the first error of a feed, after all the others."""
     context = context_of(job)
+    failure = await Server(context, exchange_id).run()
+    if failure is not None:
+        raise failure
     async with context.pool.connection() as connection:
-        feed = await load_feed(connection, market_id, timeframe_id)
-        if not feed.enabled:
-            return
-        async with blaming(connection, feed):
-            exchange = await context.exchange(connection, feed.exchange_id)
-            now = await context.venue_time(connection, feed.exchange_id)
-        await update_feed(connection, exchange, feed, now, on_news=_run_strategies, pages=PAGES)
+        await connection.execute(FORGET, [TASK, f"feeds:{exchange_id}:{slot}"])
+
+
+@dataclass
+class Server:
+    """One job: takes feeds, serves them, gives them back."""
+
+    context: Context
+    exchange_id: int
+    owner: UUID = field(default_factory=uuid4)
+    seconds: float = SLICE_SECONDS
+    failure: Exception | None = None
+    _newest: set[asyncio.Task[None]] = field(default_factory=set)
+    _older: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.owner = self.context.instance or self.owner
+        self._end = time.monotonic() + self.seconds
+
+    async def run(self) -> Exception | None:
+        """Serve until nothing is due or the slice is over; the first error there was."""
+        try:
+            while await self._take() or self._running:
+                end_if_cancelled()
+                await asyncio.wait(self._running, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                self._newest = {task for task in self._newest if not task.done()}
+                self._older = {task for task in self._older if not task.done()}
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+        return self.failure
+
+    @property
+    def _running(self) -> set[asyncio.Task[None]]:
+        return self._newest | self._older
+
+    async def _take(self) -> bool:
+        """Take on what is due, the newest candles first, as far as there is room and time."""
+        if time.monotonic() >= self._end:
+            return False
+        room = AT_ONCE - len(self._running)
+        async with self.context.pool.connection() as connection:
+            newest = await claim_newest(connection, self.exchange_id, self.owner, room)
+            most = min(room - len(newest), BACKFILLS - len(self._older))
+            older = await claim_backfill(connection, self.exchange_id, self.owner, most)
+        if not newest and not older:
+            return False
+        try:
+            desk = await self._desk()
+        except Exception as error:
+            for feed in (*newest, *older):
+                await self._blame(feed, error)
+            return False
+        self._newest |= {asyncio.create_task(self._guarded(feed, self._update(feed, desk))) for feed in newest}
+        self._older |= {asyncio.create_task(self._guarded(feed, self._backfill(feed, desk))) for feed in older}
+        return True
+
+    async def _guarded(self, feed: Feed, work: Coroutine[Any, Any, None]) -> None:
+        """Serve one feed. Its errors are written to its row and hold no other feed up."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            async with self.context.pool.connection() as connection:
+                await release(connection, feed)
+            raise
+        except Exception as error:
+            await self._blame(feed, error)
+
+    async def _blame(self, feed: Feed, error: Exception) -> None:
+        log.warning("%s %s: %s: %s", feed.market, feed.timeframe.name, type(error).__name__, first_line(error))
+        self.failure = self.failure or error
+        async with self.context.pool.connection() as connection:
+            await blame(connection, feed, error)
+
+    async def _desk(self) -> Desk:
+        async with self.context.pool.connection() as connection:
+            exchange = await self.context.exchange(connection, self.exchange_id)
+            now = await self.context.venue_time(connection, self.exchange_id)
+        return Desk(exchange, self.context.pool.connection, _going_on(now), _run_strategies)
+
+    async def _update(self, feed: Feed, desk: Desk) -> None:
+        update = Update(desk, feed)
+        await update.newest(NEWEST_PAGES)
+        await self._done(update, turn=False)
+
+    async def _backfill(self, feed: Feed, desk: Desk) -> None:
+        update = Update(desk, feed)
+        if not feed.covered:
+            await update.newest(NEWEST_PAGES)
+        await update.older(TURN_PAGES, self._end)
+        await self._done(update, turn=True)
+
+    async def _done(self, update: Update, *, turn: bool) -> None:
+        async with self.context.pool.connection() as connection:
+            if update.feed.enabled:
+                await served(connection, update.feed, update.after(turn=turn))
+            else:
+                await release(connection, update.feed)
+
+
+def _going_on(now: datetime | None) -> Callable[[], datetime | None]:
+    """A clock that was read once and is carried on by our own."""
+    read = time.monotonic()
+    return lambda: None if now is None else now + timedelta(seconds=time.monotonic() - read)
 
 
 async def _run_strategies(connection: Connection, feed: Feed) -> None:
@@ -62,4 +194,4 @@ async def _run_strategies(connection: Connection, feed: Feed) -> None:
 
 def register(app: App) -> None:
     """Add the tasks of this module."""
-    app.task(name=TASK, pass_context=True)(update)
+    app.task(name=TASK, pass_context=True)(serve)

@@ -32,6 +32,21 @@ SELECT j.id, j.task_name, j.queueing_lock
 AGAIN = "SELECT procrastinate_retry_job_v1(%(id)s, clock_timestamp(), NULL, NULL, NULL)"
 DROP = "DELETE FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing'"
 
+# What a feed does not keep any more, as far as one statement goes. On a replay its newest candle tells the time.
+NOT_KEPT = """
+SELECT f.market_id, f.timeframe_id,
+       CASE WHEN e.replay THEN f.newest ELSE statement_timestamp() END - f.keep AS kept_from
+  FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
+ WHERE f.keep IS NOT NULL AND f.newest IS NOT NULL ORDER BY 1, 2
+"""
+FORGET = """
+DELETE FROM bucket WHERE (market_id, timeframe_id) = (%(market_id)s, %(timeframe_id)s) AND time_close IN (
+  SELECT time_close FROM bucket WHERE (market_id, timeframe_id) = (%(market_id)s, %(timeframe_id)s)
+     AND time_close <= %(kept_from)s ORDER BY time_close LIMIT %(most)s)
+"""
+FORGET_MOST = 5_000
+"""Candles that one statement deletes: writers of the feed wait for it."""
+
 log = logging.getLogger(__name__)
 
 
@@ -60,12 +75,23 @@ async def rescue_stalled(connection: Connection, dead_after: float = DEAD_AFTER_
 
 
 async def prune(job: JobContext) -> None:
-    """Delete finished jobs that nobody needs any more, and thin out old equity points."""
+    """Delete finished jobs that nobody needs any more and candles that feeds do not keep; thin out equity points."""
     await job.app.job_manager.delete_old_jobs(
         KEEP_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
     )
     async with context_of(job).pool.connection() as connection:
         await connection.execute(THIN)
+        await forget_candles(connection)
+
+
+async def forget_candles(connection: Connection, most: int = FORGET_MOST) -> int:
+    """Delete the candles that are older than their feed keeps them, `most` at a time; how many there were."""
+    gone = 0
+    for row in await fetch_all(connection, NOT_KEPT):
+        parameters = row._asdict() | {"most": most}
+        while deleted := (await connection.execute(FORGET, parameters)).rowcount:
+            gone += deleted
+    return gone
 
 
 def register(app: App) -> None:

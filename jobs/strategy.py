@@ -54,9 +54,12 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 # stale: a newer candle should be there by now, so the price is elsewhere. Replayed ones run on a clock of their own.
+# whole_from: before that, candles are still to be fetched. Those from before the hole are no part of a window.
 READ = """
 SELECT s.id, s.name, s.class AS path, s.params, s.market_id, s.timeframe_id, s.last_bucket, b.time_close AS newest,
-       NOT e.replay AND b.time_close + 2 * t.span <= clock_timestamp() AS stale
+       NOT e.replay AND b.time_close + 2 * t.span <= clock_timestamp() AS stale,
+       (SELECT max(lower(r)) FROM bucket_feed f, unnest(f.covered) r WHERE lower(r) < b.time_close
+           AND f.market_id = s.market_id AND f.timeframe_id = s.timeframe_id) AS whole_from
   FROM strategy s
   JOIN market m ON m.id = s.market_id
   JOIN exchange e ON e.id = m.exchange_id
@@ -253,6 +256,8 @@ async def _ask(connection: Connection, row: Any) -> Wanted:
     module = row.path.partition(":")[0]
     strategy, warm_up = await _guarded(lambda: _load(row.path, row.params), module)
     candles = await read_buckets(connection, row.market_id, row.timeframe_id, last=warm_up + EXTRA)
+    if row.whole_from is not None:
+        candles = candles[candles.index > row.whole_from]
     if len(candles) < warm_up:
         raise TooFew(f"it has {len(candles)} of the {warm_up} candles that its warm-up needs")
     gaps = await _gaps(connection, row, strategy, candles.index[-warm_up], candles.index[-1])

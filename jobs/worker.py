@@ -53,7 +53,7 @@ async def run(settings: Settings, url: str, name: str | None = None, concurrency
         held = await stack.enter_async_context(role.take(url, "worker", name))
         identity = Identity("worker", held.name)
         pool = await stack.enter_async_context(open_pool(url, identity, concurrency + 2))
-        context = Context(settings, pool)
+        context = Context(settings, pool, instance=held.instance)
         stack.push_async_callback(context.close)
         try:
             app = build_app(url, identity, modules)

@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 KINDS = ("scheduler", "worker", "trader")
 DEFAULT_ROLES = "scheduler worker trader"
 DEFAULT_TICK = 1.0
+DEFAULT_CACHE_MB = 2000
 MAX_OF_A_KIND = 64
 
 _BROKEN_PASSWORD = re.compile(r"postgres(ql)?://[^:/?#@]*:(?!\d*[/?])[^@]*[/?#@].*@")
@@ -55,6 +56,8 @@ class Settings:
         WantedRole("trader", "trader-1"),
     )
     """The processes that the watchdog keeps alive."""
+    cache_mb: int = DEFAULT_CACHE_MB
+    """Megabytes that copies of candles may take under `home`; 0: no copies are kept."""
 
 
 def load(environ: MutableMapping[str, str] | None = None, project: Path = PROJECT) -> Settings:
@@ -75,6 +78,7 @@ def load(environ: MutableMapping[str, str] | None = None, project: Path = PROJEC
         allow_live=_flag(environ, "TALLYDESK_ALLOW_LIVE"),
         tick=_tick(environ),
         roles=tuple(parse_roles(environ.get("TALLYDESK_ROLES", DEFAULT_ROLES))),
+        cache_mb=_cache_mb(environ),
     )
 
 
@@ -182,3 +186,12 @@ def _tick(environ: MutableMapping[str, str]) -> float:
     if not 0.05 <= tick <= 60:
         raise ConfigError(f"TALLYDESK_TICK is {given!r}: a number of seconds from 0.05 to 60 is needed")
     return tick
+
+
+def _cache_mb(environ: MutableMapping[str, str]) -> int:
+    given = environ.get("TALLYDESK_CACHE_MB", "").strip() or str(DEFAULT_CACHE_MB)
+    if not (given.isascii() and given.isdigit() and len(given) <= 9):
+        raise ConfigError(
+            f"TALLYDESK_CACHE_MB is {given!r}: a whole number of megabytes is needed, or 0 to keep no copies of candles"
+        )
+    return int(given)

@@ -106,15 +106,25 @@ CREATE TRIGGER outdates_inserted AFTER INSERT ON gap REFERENCING NEW TABLE AS fr
 CREATE TRIGGER outdates_updated AFTER UPDATE ON gap REFERENCING OLD TABLE AS stale NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION gap_outdates();
 CREATE TRIGGER outdates_deleted AFTER DELETE ON gap REFERENCING OLD TABLE AS stale FOR EACH STATEMENT EXECUTE FUNCTION gap_outdates();
 
-CREATE FUNCTION bucket_feed_outdates() RETURNS trigger LANGUAGE plpgsql AS $$
+-- The venue is never asked for what is derived: such a feed is never due.
+CREATE FUNCTION bucket_feed_is_derived() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  NEW.outdated := CASE WHEN NEW.derived_from IS NULL THEN '{}' ELSE '{(,)}' END;
+  IF NEW.derived_from IS NOT NULL THEN
+    NEW.due_at := '9000-01-01Z';
+    NEW.backfill_at := NULL;
+  ELSE
+    NEW.due_at := clock_timestamp();
+    NEW.backfill_at := clock_timestamp();
+  END IF;
+  IF TG_OP = 'INSERT' OR (OLD.derived_from, OLD.collect_since) IS DISTINCT FROM (NEW.derived_from, NEW.collect_since) THEN
+    NEW.outdated := CASE WHEN NEW.derived_from IS NULL THEN '{}' ELSE '{(,)}' END;
+  END IF;
   RETURN NEW;
 END $$;
-COMMENT ON FUNCTION bucket_feed_outdates IS 'Trigger: a series that is to be derived is derived as a whole.';
-CREATE TRIGGER a_derived_feed_begins_outdated BEFORE INSERT ON bucket_feed FOR EACH ROW
-  WHEN (NEW.derived_from IS NOT NULL) EXECUTE FUNCTION bucket_feed_outdates();
-CREATE TRIGGER a_feed_that_is_derived_otherwise_is_outdated BEFORE UPDATE ON bucket_feed FOR EACH ROW
-  WHEN ((OLD.derived_from, OLD.collect_since) IS DISTINCT FROM (NEW.derived_from, NEW.collect_since)) EXECUTE FUNCTION bucket_feed_outdates();
+COMMENT ON FUNCTION bucket_feed_is_derived IS 'Trigger: a series that begins to be derived is derived as a whole, and not fetched.';
+CREATE TRIGGER b_derived_feed BEFORE INSERT ON bucket_feed FOR EACH ROW
+  WHEN (NEW.derived_from IS NOT NULL) EXECUTE FUNCTION bucket_feed_is_derived();
+CREATE TRIGGER b_derived_feed_changed BEFORE UPDATE ON bucket_feed FOR EACH ROW
+  WHEN (NEW.derived_from IS NOT NULL OR OLD.derived_from IS NOT NULL) EXECUTE FUNCTION bucket_feed_is_derived();
 
 REVOKE EXECUTE ON FUNCTION bucket_outdates(), gap_outdates(), bucket_outdate(int, smallint, tstzmultirange) FROM PUBLIC;

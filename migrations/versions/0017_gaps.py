@@ -3,7 +3,7 @@
 from trader.migrate import backward, forward
 
 revision = "0017_gaps"
-down_revision = "0015_store"
+down_revision = "0016_update"
 
 
 def upgrade() -> None:

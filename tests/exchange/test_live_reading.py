@@ -9,7 +9,7 @@ import pytest
 
 from trader.clock import from_milliseconds
 from trader.errors import ExchangeError, InputError, Refused, Unknown
-from trader.exchange.protocol import AssetBalance, Candle, MarketInfo, Ticker
+from trader.exchange.protocol import AssetBalance, Candle, CandleWays, MarketInfo, Ticker
 
 ID = "3f0c2a54-9d0e-4a59-8a3c-0d8d1a7d2f11"
 T0 = 1777897815000
@@ -284,11 +284,34 @@ async def test_candles_oldest_first_and_no_more_than_asked(open_live: Any, scrip
     assert (sent.params["interval"], sent.params["startTime"]) == ("1m", str(T0))
 
 
-@pytest.mark.parametrize("change", [{"c": None}, {"c": "NaN"}, {"h": "abc"}, {"v": None}, {"o": "1e999"}])
-async def test_a_candle_with_a_hole_is_not_read(open_live: Any, scripted: Any, change: Any) -> None:
-    scripted.on("GET", "/api/v3/klines", [kline(0), kline(1, **change)])
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"c": None}, "close"),
+        ({"c": "NaN"}, "close"),
+        ({"h": "abc"}, "high"),
+        ({"v": None}, "volume"),
+        ({"o": "1e999"}, "open"),
+    ],
+)
+async def test_a_row_that_is_no_candle_is_left_out_and_told(
+    open_live: Any, scripted: Any, change: Any, field: str
+) -> None:
+    scripted.on("GET", "/api/v3/klines", [kline(0), kline(1, **change), kline(2)])
+    page = await open_live().candles("BTC/USDT", "1m", None, 10)
+    assert [candle.time_open for candle in page] == [from_milliseconds(T0), from_milliseconds(T0 + 120_000)]
+    assert [(row.time_open, row.field) for row in page.refused] == [(from_milliseconds(T0 + 60_000), field)]
+
+
+@pytest.mark.parametrize("body", [[kline(0, c=None), kline(1, c=None)], {"rows": 1}, "no", None, [1, 2]])
+async def test_what_holds_no_candle_at_all_is_not_read(open_live: Any, scripted: Any, body: Any) -> None:
+    scripted.on("GET", "/api/v3/klines", body)
     with pytest.raises(Unknown):
         await open_live().candles("BTC/USDT", "1m", None, 10)
+
+
+async def test_how_many_candles_a_venue_gives_at_a_time(open_live: Any) -> None:
+    assert open_live().candle_ways == CandleWays(1000, skips_holes=True)
 
 
 async def test_a_timeframe_the_venue_has_not_is_refused(open_live: Any, scripted: Any) -> None:

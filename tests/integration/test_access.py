@@ -26,7 +26,8 @@ MAY_USER = [
     " SELECT 's', 'market', 'buy', 'sim:BTC/USDT', 1, id FROM orders WHERE type = 'market'",
     "UPDATE account SET halted = true, halt_reason = 'lunch' WHERE name = 'main'",
     "UPDATE strategy SET enabled = false, stake = 10, stake_unit = '%', params = '{}', order_ttl = '1 h'",
-    "UPDATE bucket_feed SET enabled = false, collect_since = '2021-01-01Z'",
+    "UPDATE bucket_feed SET enabled = false, collect_since = '2021-01-01Z', keep = '1 year'",
+    "UPDATE bucket_feed SET collect_since = NULL",
     "UPDATE incident SET resolved_at = now()",
 ]
 

@@ -207,8 +207,9 @@ async def test_a_file_makes_its_feed_and_a_second_import_changes_nothing(db: Con
     done = await import_file(db, path, 1, MINUTE, progress=lambda *step: steps.append(step))
     assert done.counts == Counts(inserted=50)
     assert steps == [(50, 50)]
-    feed = await fetch_one(db, "SELECT enabled, status::text, collect_since, oldest, newest FROM bucket_feed")
-    assert (feed.enabled, feed.status, feed.collect_since, feed.oldest) == (False, "full", START, START)
+    feed = await fetch_one(db, "SELECT enabled, status::text, collect_since, covered, newest FROM bucket_feed")
+    assert (feed.enabled, feed.status, feed.collect_since) == (False, "full", START)
+    assert [(one.lower, one.upper) for one in feed.covered] == [(START, START.replace(minute=50))]
     assert feed.newest == START.replace(minute=50)
     assert (await import_file(db, path, 1, MINUTE)).counts == Counts(unchanged=50)
     await import_file(db, csv(tmp_path, [candle(i) for i in range(50, 60)]), 1, MINUTE)
@@ -219,7 +220,7 @@ async def test_a_file_makes_its_feed_and_a_second_import_changes_nothing(db: Con
 
 async def test_an_import_leaves_a_feed_that_is_on_alone(db: Connection, tmp_path: Path) -> None:
     await db.execute("INSERT INTO bucket_feed (market_id, timeframe_id, collect_since) VALUES (1, 1, '2024-01-01Z')")
-    what_people_say = "SELECT enabled, status, collect_since, oldest, covered, updated_at FROM bucket_feed"
+    what_people_say = "SELECT enabled, status, collect_since, covered, updated_at FROM bucket_feed"
     before = await fetch_all(db, what_people_say)
     await import_file(db, csv(tmp_path, [candle(i) for i in range(5)]), 1, MINUTE)
     assert await fetch_all(db, what_people_say) == before

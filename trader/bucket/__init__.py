@@ -1,20 +1,25 @@
 """Candles: what is closed is stored once, as the venue gave it; what is kept up to date is said by bucket_feed."""
 
+from trader.bucket.cache import CandleCache
 from trader.bucket.candles import BadCandleError, Candles, check, closed, from_list
-from trader.bucket.feed import Feed, blaming, load_feed, update_feed
+from trader.bucket.feed import Feed, blaming, load_feed
 from trader.bucket.file import Imported, import_file, read_file
-from trader.bucket.read import read_buckets
+from trader.bucket.read import read_bucket_chunks, read_buckets
 from trader.bucket.timeframe import TIMEFRAMES, Timeframe, timeframe_named, timeframe_numbered
+from trader.bucket.update import Desk, Update, update_feed
 from trader.bucket.write import Counts, bucket_ids, write_buckets
 
 __all__ = [
     "TIMEFRAMES",
     "BadCandleError",
+    "CandleCache",
     "Candles",
     "Counts",
+    "Desk",
     "Feed",
     "Imported",
     "Timeframe",
+    "Update",
     "blaming",
     "bucket_ids",
     "check",
@@ -22,6 +27,7 @@ __all__ = [
     "from_list",
     "import_file",
     "load_feed",
+    "read_bucket_chunks",
     "read_buckets",
     "read_file",
     "timeframe_named",

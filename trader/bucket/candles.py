@@ -1,6 +1,6 @@
 """Candles as columns: many at once, checked as a whole before anything is written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -57,53 +57,54 @@ def from_list(candles: Sequence[Candle]) -> Candles:
 
 def check(candles: Candles, timeframe: Timeframe) -> None:
     """Raise BadCandleError for the first candle that is malformed, not where one may open, or not after the last."""
-    found = [
-        problem
-        for problem in (_bad_time(candles, timeframe), *_bad_prices(candles), _bad_order(candles))
-        if problem is not None
-    ]
-    if found:
-        raise min(found, key=lambda problem: problem.index)
+    found = [_first(candles, *fault) for fault in (*faults(candles, timeframe), *_bad_order(candles))]
+    errors = [error for error in found if error is not None]
+    if errors:
+        raise min(errors, key=lambda error: error.index)
 
 
-def _bad_time(candles: Candles, timeframe: Timeframe) -> BadCandleError | None:
-    rule = f"is not where a {timeframe.name} candle may open"
-    return _first(~timeframe.aligned(candles.time_open), "time_open", candles.time_open, rule, moment=True)
+Fault = tuple[str, NDArray[np.bool_], str]
+"""A field, which candles are wrong in it, and what is wrong."""
 
 
-def _bad_order(candles: Candles) -> BadCandleError | None:
-    times = candles.time_open
-    step = np.diff(times, prepend=times[:1] - 1)
-    again = _first(step == 0, "time_open", times, "is there twice", moment=True)
-    back = _first(step < 0, "time_open", times, "is before the candle above it", moment=True)
-    return min((p for p in (again, back) if p), key=lambda problem: problem.index, default=None)
-
-
-def _bad_prices(candles: Candles) -> list[BadCandleError | None]:
-    problems = []
+def faults(candles: Candles, timeframe: Timeframe) -> Iterator[Fault]:
+    """What a candle can be blamed for by itself, whatever comes before and after it."""
+    yield "time_open", ~timeframe.aligned(candles.time_open), f"is not where a {timeframe.name} candle may open"
     for name in (*PRICES, "volume"):
         column = getattr(candles, name)
-        problems.append(_first(~np.isfinite(column), name, column, "is not a finite number"))
+        yield name, ~np.isfinite(column), "is not a finite number"
         if name == "volume":
-            problems.append(_first(column < 0, name, column, "is below zero"))
+            yield name, column < 0, "is below zero"
         else:
-            problems.append(_first(column <= 0, name, column, "is not above zero"))
+            yield name, column <= 0, "is not above zero"
     lowest, highest = np.minimum(candles.open, candles.close), np.maximum(candles.open, candles.close)
-    problems.append(_first(candles.high < candles.low, "high", candles.high, "is below low"))
-    problems.append(_first(candles.high < highest, "high", candles.high, "is below open or close"))
-    problems.append(_first(candles.low > lowest, "low", candles.low, "is above open or close"))
-    return problems
+    yield "high", candles.high < candles.low, "is below low"
+    yield "high", candles.high < highest, "is below open or close"
+    yield "low", candles.low > lowest, "is above open or close"
 
 
-def _first(
-    bad: NDArray[np.bool_], field: str, values: Column | Times, problem: str, *, moment: bool = False
-) -> BadCandleError | None:
+def _bad_order(candles: Candles) -> Iterator[Fault]:
+    times = candles.time_open
+    step = np.diff(times, prepend=times[:1] - 1)
+    yield "time_open", step == 0, "is there twice"
+    yield "time_open", step < 0, "is before the candle above it"
+
+
+def _first(candles: Candles, field: str, bad: NDArray[np.bool_], problem: str) -> BadCandleError | None:
     if not bad.any():
         return None
     index = int(np.argmax(bad))
-    value = values[index]
-    text = f"{value} ({from_milliseconds(int(value)):%Y-%m-%d %H:%M:%S} UTC)" if moment else repr(float(value))
+    value = getattr(candles, field)[index]
+    if field == "time_open":
+        text = f"{value} ({from_milliseconds(int(value)):%Y-%m-%d %H:%M:%S} UTC)"
+    else:
+        text = repr(float(value))
     return BadCandleError(index, field, f"{text} {problem}")
+
+
+def numbers_of(candles: Candles, index: int) -> Column:
+    """Prices and volume of one candle."""
+    return np.array([getattr(candles, name)[index] for name in (*PRICES, "volume")])
 
 
 def closed(candles: Candles, timeframe: Timeframe, venue_time: datetime | None) -> Candles:

@@ -10,8 +10,9 @@ from psycopg.types.range import Range
 
 from trader.bucket.candles import Candles
 from trader.bucket.derive import Derived, Ranges, derive, period_opens
-from trader.bucket.feed import Feed, OnNews
+from trader.bucket.feed import Feed
 from trader.bucket.timeframe import Timeframe, Times
+from trader.bucket.update import OnNews
 from trader.bucket.write import LOCK, Counts, write_buckets
 from trader.clock import from_milliseconds, to_milliseconds
 from trader.db import Connection, fetch_all, fetch_one

@@ -1,46 +1,90 @@
-"""Keeping candles up to date: one function for the newest, the oldest and everything after an interruption."""
+"""Feeds: rows that say which candles to keep, how far each has come, and who serves it at the moment."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID
 
 import psycopg
 
-from trader.bucket.candles import Candles, closed, from_list
+from trader.bucket.coverage import Span, first_opening, spans_of, united
 from trader.bucket.timeframe import Timeframe, timeframe_numbered
-from trader.bucket.write import Counts, write_buckets
-from trader.clock import from_milliseconds, to_milliseconds
+from trader.clock import to_milliseconds
 from trader.db import Connection, fetch_all
 from trader.errors import InputError
-from trader.exchange.protocol import Exchange
 
-PAGE = 1000
-"""Candles in one request."""
-
+LEASE_SECONDS = 30.0
+"""A worker that hangs has a feed for so long; each page takes it anew."""
 LONGEST_ERROR = 1000
+LONGEST_PAUSE = 300.0
+"""Seconds after which a feed that fails and fails is tried again. The first pause is two, and each doubles."""
 
-FEED = """
-SELECT f.market_id, f.timeframe_id, m.exchange_id, e.name || ':' || m.symbol AS market, m.symbol, f.enabled,
-       f.status::text AS status, f.collect_since, f.oldest, f.newest
-  FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
- WHERE f.market_id = %s AND f.timeframe_id = %s
+COLUMNS: LiteralString = """
+SELECT f.market_id, f.timeframe_id, f.exchange_id, e.name || ':' || m.symbol AS market, m.symbol, e.replay, f.enabled,
+       f.status::text AS status, f.collect_since, f.listed_at, f.reachable_from, f.keep::text AS keep,
+       CASE WHEN e.replay THEN f.newest ELSE statement_timestamp() END - f.keep AS kept_from,
+       f.newest, f.covered, f.leased_by
+"""
+_NAMED: LiteralString = " f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id"
+FEED = COLUMNS + "FROM bucket_feed" + _NAMED + " WHERE f.market_id = %s AND f.timeframe_id = %s"
+
+# Due ones first come, first served; those that are built longest not served first. What somebody else takes at this
+# moment is left out.
+_CHOSEN: LiteralString = """
+WITH chosen AS (
+  SELECT market_id, timeframe_id FROM bucket_feed
+   WHERE exchange_id = %(exchange)s AND enabled AND (lease_until IS NULL OR lease_until < statement_timestamp())
+     AND """
+_TAKEN: LiteralString = """
+   LIMIT %(most)s FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+  UPDATE bucket_feed f SET leased_by = %(owner)s, lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
+    FROM chosen c WHERE (f.market_id, f.timeframe_id) = (c.market_id, c.timeframe_id)
+  RETURNING f.*
+)"""
+CLAIM_NEWEST = _CHOSEN + "due_at <= statement_timestamp() ORDER BY due_at" + _TAKEN + COLUMNS + "FROM taken" + _NAMED
+CLAIM_BACKFILL = (
+    _CHOSEN + "backfill_at <= statement_timestamp() ORDER BY backfill_at" + _TAKEN + COLUMNS + "FROM taken" + _NAMED
+)
+
+RELEASE = """
+UPDATE bucket_feed SET leased_by = NULL, lease_until = NULL
+ WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s AND leased_by = %(owner)s
 """
 
-# Two updates of one feed at once must not take each other's progress back.
-PROGRESS = """
-UPDATE bucket_feed SET status = %(status)s::feed_status, newest = greatest(newest, %(newest)s),
-       oldest = least(oldest, %(oldest)s),
-       covered = covered + CASE WHEN least(oldest, %(oldest)s) < greatest(newest, %(newest)s)
-         THEN tstzmultirange(tstzrange(least(oldest, %(oldest)s), greatest(newest, %(newest)s))) ELSE '{}' END,
-       last_error = NULL, error_at = NULL, updated_at = clock_timestamp()
- WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s AND enabled
+# Whoever can take the lock of an instance knows that its process is gone.
+FREE_OF_THE_DEAD = """
+WITH dead AS MATERIALIZED (
+  SELECT leased_by FROM (SELECT DISTINCT leased_by FROM bucket_feed WHERE leased_by IS NOT NULL) l
+   WHERE pg_try_advisory_xact_lock(hashtextextended(leased_by::text, 0))
+)
+UPDATE bucket_feed f SET leased_by = NULL, lease_until = NULL FROM dead d WHERE f.leased_by = d.leased_by
+"""
+
+# What a person changed meanwhile has made it due, and stays so.
+SERVED = """
+UPDATE bucket_feed SET leased_by = NULL, lease_until = NULL, failures = 0, last_error = NULL, error_at = NULL,
+       updated_at = clock_timestamp(), status = coalesce(%(status)s::feed_status, status),
+       due_at = CASE
+         WHEN (collect_since, keep) IS DISTINCT FROM (%(since)s::timestamptz, %(keep)s::interval) THEN due_at
+         ELSE coalesce(clock_timestamp() + %(pause)s::float8 * interval '1 s', due_at)
+       END,
+       backfill_at = CASE
+         WHEN (collect_since, keep) IS DISTINCT FROM (%(since)s::timestamptz, %(keep)s::interval) THEN backfill_at
+         WHEN %(older)s AND %(turn)s THEN clock_timestamp() + %(older_pause)s * interval '1 s'
+         WHEN %(older)s THEN coalesce(backfill_at, clock_timestamp()) END
+ WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s AND leased_by IS NOT DISTINCT FROM %(owner)s
 """
 
 FAILED = """
-UPDATE bucket_feed SET status = 'error', last_error = %(error)s, error_at = clock_timestamp(),
-       updated_at = clock_timestamp()
- WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s
+UPDATE bucket_feed SET status = 'error', last_error = %(error)s, error_at = clock_timestamp(), leased_by = NULL,
+       lease_until = NULL, failures = failures + 1, updated_at = clock_timestamp(),
+       due_at = clock_timestamp() + least(%(longest)s, 2 ^ least(failures + 1, 20)) * interval '1 s',
+       backfill_at = CASE WHEN backfill_at IS NOT NULL
+                          THEN clock_timestamp() + least(%(longest)s, 2 ^ least(failures + 1, 20)) * interval '1 s' END
+ WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s AND leased_by IS NOT DISTINCT FROM %(owner)s
 """
 
 
@@ -53,15 +97,53 @@ class Feed:
     exchange_id: int
     market: str
     symbol: str
+    replay: bool
     enabled: bool
     status: str
-    collect_since: datetime
-    oldest: datetime | None
+    collect_since: datetime | None
+    listed_at: datetime | None
+    reachable_from: datetime | None
+    keep: str | None
+    kept_from: datetime | None
+    """What opens before this is not kept."""
     newest: datetime | None
+    covered: tuple[Span, ...]
+    leased_by: UUID | None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What names the row in a statement."""
+        return {"market": self.market_id, "timeframe": self.timeframe.id, "owner": self.leased_by}
+
+    @property
+    def start(self) -> int | None:
+        """From when on candles are wanted and to be had; None: from the listing on, which is not known yet."""
+        since = self.collect_since or self.listed_at
+        if since is None:
+            return None
+        bounds = [one for one in (since, self.reachable_from, self.kept_from) if one is not None]
+        return first_opening(self.timeframe, max(map(to_milliseconds, bounds)))
+
+    @property
+    def end(self) -> int | None:
+        """Up to when candles were asked for at the newest end; None: never."""
+        return self.covered[-1][1] if self.covered else None
+
+    def after(self, row: Any) -> "Feed":
+        """The feed as an UPDATE has returned it. What is covered by now stays so: pages may end in any order."""
+        covered = tuple(united([*self.covered, *spans_of(row.covered)]))
+        fields = ("enabled", "status", "listed_at", "reachable_from", "newest")
+        kept_from = row.replay_kept_from if self.replay else self.kept_from
+        return replace(self, covered=covered, kept_from=kept_from, **{name: getattr(row, name) for name in fields})
 
 
-OnNews = Callable[[Connection, Feed], Awaitable[None]]
-"""Called within the transaction that reaches the present with candles that were not there before."""
+def _feed(row: Any) -> Feed:
+    values = row._asdict()
+    return Feed(
+        timeframe=timeframe_numbered(values.pop("timeframe_id")),
+        covered=tuple(spans_of(values.pop("covered"))),
+        **values,
+    )
 
 
 async def load_feed(connection: Connection, market_id: int, timeframe_id: int) -> Feed:
@@ -69,32 +151,66 @@ async def load_feed(connection: Connection, market_id: int, timeframe_id: int) -
     rows = await fetch_all(connection, FEED, [market_id, timeframe_id])
     if not rows:
         raise InputError(f"bucket_feed: there is none for market {market_id} and timeframe {timeframe_id}")
-    row = rows[0]._asdict()
-    return Feed(timeframe=timeframe_numbered(row.pop("timeframe_id")), **row)
+    return _feed(rows[0])
 
 
-async def update_feed(
-    connection: Connection,
-    exchange: Exchange,
-    feed: Feed,
-    now: datetime | None,
-    *,
-    on_news: OnNews | None = None,
-    pages: int = 1_000_000,
-) -> Counts:
-    """Bring a feed up to date, page by page, each committed with how far it came; run again, it goes on from there.
+async def claim_newest(connection: Connection, exchange_id: int, owner: UUID, most: int) -> list[Feed]:
+    """Take at most `most` feeds whose newest candles are due, for `LEASE_SECONDS`."""
+    return await _claim(connection, CLAIM_NEWEST, exchange_id, owner, most)
 
-    First everything newer than what is stored, then what is older as far back as collect_since. `now` is the venue's
-    clock from before this call, or None where candles are replayed: see `closed`. Stops early, without an error, when
-    the feed is switched off, and after `pages` requests.
 
-    Whatever goes wrong is written to the row and raised again: an answer that could not be read changes no candle and
-    no progress. `connection` must not be in a transaction.
-    """
-    if not feed.enabled:
-        return Counts()
-    async with blaming(connection, feed):
-        return await _Update(connection, exchange, feed, now, on_news, pages).run()
+async def claim_backfill(connection: Connection, exchange_id: int, owner: UUID, most: int) -> list[Feed]:
+    """Take at most `most` feeds that lack older candles, those that have waited longest."""
+    return await _claim(connection, CLAIM_BACKFILL, exchange_id, owner, most)
+
+
+async def _claim(
+    connection: Connection, statement: LiteralString, exchange_id: int, owner: UUID, most: int
+) -> list[Feed]:
+    if most < 1:
+        return []
+    parameters = {"exchange": exchange_id, "owner": owner, "most": most, "lease": LEASE_SECONDS}
+    return [_feed(row) for row in await fetch_all(connection, statement, parameters)]
+
+
+async def release(connection: Connection, feed: Feed) -> None:
+    """Give a feed back as it is."""
+    await connection.execute(RELEASE, feed.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What is to come for a feed that was served."""
+
+    status: str | None
+    older: bool
+    """Whether older candles are missing."""
+    turn: bool
+    """Whether it had its turn at fetching those: then it is the last in line again."""
+    pause: float | None = None
+    """In how many seconds the newest candles are asked for again; None: at the time that was set before."""
+    older_pause: float = 0.0
+
+
+async def served(connection: Connection, feed: Feed, after: Next) -> None:
+    """Note that a feed was served without an error, and give it back."""
+    values = {
+        "status": after.status,
+        "older": after.older,
+        "turn": after.turn,
+        "pause": after.pause,
+        "older_pause": after.older_pause,
+        "since": feed.collect_since,
+        "keep": feed.keep,
+    }
+    await connection.execute(SERVED, feed.key | values)
+
+
+async def blame(connection: Connection, feed: Feed, error: BaseException) -> None:
+    """Write to the feed's row what went wrong, and give it back; the next try comes after a pause that grows."""
+    text = f"{type(error).__name__}: {error}".replace("\x00", "")[:LONGEST_ERROR]
+    with contextlib.suppress(psycopg.Error):  # the error that counts is the first one
+        await connection.execute(FAILED, feed.key | {"error": text, "longest": LONGEST_PAUSE})
 
 
 @contextlib.asynccontextmanager
@@ -103,130 +219,5 @@ async def blaming(connection: Connection, feed: Feed) -> AsyncIterator[None]:
     try:
         yield
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
-        blame = {"market": feed.market_id, "timeframe": feed.timeframe.id, "error": text}
-        with contextlib.suppress(psycopg.Error):  # the error that counts is the first one
-            await connection.execute(FAILED, blame)
+        await blame(connection, feed, error)
         raise
-
-
-class _Update:
-    """One run of `update_feed`."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        exchange: Exchange,
-        feed: Feed,
-        now: datetime | None,
-        on_news: OnNews | None,
-        pages: int,
-    ) -> None:
-        self.connection = connection
-        self.exchange = exchange
-        self.feed = feed
-        self.now = now
-        self.on_news = on_news
-        self.pages = pages
-        self.total = Counts()
-        self.key = {"market": feed.market_id, "timeframe": feed.timeframe.id}
-
-    async def run(self) -> Counts:
-        if await self._forward():
-            await self._backfill()
-        return self.total
-
-    async def _ask(self, since: int, limit: int) -> Candles:
-        """One page of candles that open at or after `since`, closed or not."""
-        self.pages -= 1
-        found = from_list(
-            await self.exchange.candles(self.feed.symbol, self.feed.timeframe.name, from_milliseconds(since), limit)
-        )
-        return found[found.time_open >= since]
-
-    async def _forward(self) -> bool:
-        """Everything newer than what is stored; True if there is nothing more of it now.
-
-        The newest stored candle is asked for again: venues correct it for a moment after its close.
-        """
-        timeframe = self.feed.timeframe
-        while self.pages > 0:
-            newest = self.feed.newest
-            since = to_milliseconds(self.feed.collect_since)
-            if newest is not None:
-                since = timeframe.earlier(to_milliseconds(newest), 1)
-            page = await self._ask(since, PAGE)
-            done = closed(page, timeframe, self.now)
-            end = from_milliseconds(int(timeframe.closes(done.time_open[-1:])[0])) if len(done) else newest
-            # A page that is not full and holds an open candle reaches the present; so does one with nothing new.
-            more = end != newest and (len(done) == len(page) or len(page) >= PAGE)
-            if not await self._store(done, end, reached=not more):
-                return False
-            if not more:
-                return True
-        return False
-
-    def _older_is_missing(self) -> bool:
-        return self.feed.oldest is not None and self.feed.collect_since < self.feed.oldest
-
-    def _news(self) -> bool:
-        """Whether this run stored candles, or one before it may have without reaching the present."""
-        return self.total.inserted > 0 or self.feed.status != "full"
-
-    async def _store(self, page: Candles, end: datetime | None, *, reached: bool) -> bool:
-        """Store a page at the newest end, with the progress that it makes, in one transaction; False: switched off."""
-        status = "absent" if end is None else "full" if reached and not self._older_is_missing() else "building"
-        start = self.feed.collect_since if self.feed.oldest is None and end is not None else self.feed.oldest
-        async with self.connection.transaction():
-            await self._write(page)
-            going_on = await self._progress(status, end, start)
-            if reached and going_on and self._news() and self.on_news is not None:
-                await self.on_news(self.connection, self.feed)
-        self.feed = replace(self.feed, newest=end, oldest=start)
-        return going_on
-
-    async def _write(self, page: Candles) -> Counts:
-        counts = await write_buckets(self.connection, self.feed.market_id, self.feed.timeframe, page, "fetched")
-        self.total += counts
-        return counts
-
-    async def _progress(self, status: str, newest: datetime | None, oldest: datetime | None) -> bool:
-        progress = self.key | {"status": status, "newest": newest, "oldest": oldest}
-        return (await self.connection.execute(PROGRESS, progress)).rowcount == 1
-
-    async def _backfill(self) -> None:
-        """What is older than the history so far, window by window, from new to old."""
-        going_on = True
-        while going_on and self.pages > 0 and self._older_is_missing():
-            going_on = await self._window()
-
-    async def _window(self) -> bool:
-        """The PAGE candles before the history so far; if there are none, nothing is assumed about older ones."""
-        feed = self.feed
-        since = to_milliseconds(feed.collect_since)
-        until = to_milliseconds(feed.oldest or feed.collect_since)
-        start = max(since, feed.timeframe.earlier(until, PAGE))
-        found = await self._between(start, until)
-        if not len(found) and start > since:
-            # An empty window: either a hole, or nothing is older at all, which one more question tells.
-            first = await self._ask(since, PAGE)
-            if not len(first) or first.time_open[0] >= until:
-                start = since
-        async with self.connection.transaction():
-            await self._write(found)
-            oldest = from_milliseconds(start)
-            going_on = await self._progress("full" if start <= since else "building", feed.newest, oldest)
-        self.feed = replace(feed, oldest=oldest)
-        return going_on
-
-    async def _between(self, start: int, until: int) -> Candles:
-        """All candles that open in [start, until), however few the venue gives at a time."""
-        found = from_list([])
-        while start < until:
-            page = await self._ask(start, PAGE)
-            page = page[page.time_open < until]
-            if not len(page):
-                break
-            found = found + page
-            start = int(self.feed.timeframe.closes(page.time_open[-1:])[0])
-        return found

@@ -24,15 +24,16 @@ Stamp = Literal["open", "close"]
 LARGEST = 2_000_000_000
 """Bytes, unpacked."""
 
-# A file that continues what is there, or overlaps it, extends it; one with a hole between does not.
+# Of a feed that is off, a file says all of its time: its holes are gaps, which the repair asks the venue about. A feed
+# that is on is fetched all the same: what the venue has differently wins, and is recorded.
 ADD_FEED = """
-INSERT INTO bucket_feed AS f (market_id, timeframe_id, enabled, status, collect_since, oldest, newest, updated_at)
-VALUES (%(market)s, %(timeframe)s, false, 'full', %(first)s, %(first)s, %(last)s, clock_timestamp())
+INSERT INTO bucket_feed AS f (market_id, timeframe_id, enabled, status, collect_since, covered, updated_at)
+VALUES (%(market)s, %(timeframe)s, false, 'full', %(first)s, tstzmultirange(tstzrange(%(first)s, %(last)s)),
+        clock_timestamp())
 ON CONFLICT (market_id, timeframe_id) DO UPDATE SET status = 'full', last_error = NULL, error_at = NULL,
-  collect_since = least(f.collect_since, EXCLUDED.collect_since), oldest = least(f.oldest, EXCLUDED.oldest),
-  newest = greatest(f.newest, EXCLUDED.newest), updated_at = clock_timestamp()
- WHERE NOT f.enabled AND EXCLUDED.oldest <= coalesce(f.newest, EXCLUDED.oldest)
-   AND EXCLUDED.newest >= coalesce(f.oldest, EXCLUDED.newest)
+  collect_since = least(f.collect_since, EXCLUDED.collect_since), covered = f.covered + EXCLUDED.covered,
+  updated_at = clock_timestamp()
+ WHERE NOT f.enabled
 """
 
 

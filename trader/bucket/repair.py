@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from trader.bucket.candles import BadCandleError, Candles, check, from_list
-from trader.bucket.feed import Feed, OnNews
+from trader.bucket.candles import Candles
+from trader.bucket.feed import Feed
+from trader.bucket.refusal import note_refusals, sift
 from trader.bucket.timeframe import Timeframe
+from trader.bucket.update import OnNews
 from trader.bucket.write import LOCK, Source, write_buckets
 from trader.clock import from_milliseconds, to_milliseconds
 from trader.db import Connection, fetch_all
 from trader.errors import Refused
 from trader.exchange.protocol import Exchange, PublicTrade, PublicTrades
 
-PAGE = 1000
-"""Candles in one request: gaps that lie this close together are asked for at once."""
 MOST_GAPS = 200
 """Gaps of one feed that one look takes on."""
 MOST_CHECKS = 5
@@ -104,7 +104,7 @@ class _Repair:
     async def run(self) -> Repaired:
         rows = await fetch_all(self.connection, CLAIM, self.key)
         spans = sorted((to_milliseconds(row.gap_from), to_milliseconds(row.gap_to)) for row in rows)
-        for page in _pages(spans, self.timeframe):
+        for page in _pages(spans, self.timeframe, self.exchange.candle_ways.page):
             if self.done.requests >= self.requests:
                 break
             await self._candles(page)
@@ -114,12 +114,14 @@ class _Repair:
     async def _candles(self, page: Sequence[Span]) -> None:
         """Ask for the candles of one page again and store those that were missing."""
         since = page[0][0]
-        limit = min(PAGE, _length(self.timeframe, (since, page[-1][1])))
+        limit = min(self.exchange.candle_ways.page, _length(self.timeframe, (since, page[-1][1])))
         self.done.requests += 1
         given = await self.exchange.candles(
             self.feed.symbol, self.timeframe.name, from_milliseconds(since), max(limit, 1)
         )
-        found = _sound(from_list(given), self.timeframe)
+        sifted = sift(given, self.timeframe, since, None)
+        await note_refusals(self.connection, self.feed.market_id, self.timeframe, sifted.refusals)
+        found = sifted.candles
         missing = np.zeros(len(found), dtype=bool)
         for start, end in page:
             missing |= (found.time_open >= start) & (found.time_open < end)
@@ -197,11 +199,11 @@ def from_trades(trades: Sequence[PublicTrade], timeframe: Timeframe, start: int)
     return Candles(opens[firsts], *(np.array([float(value) for value in column]) for column in columns))
 
 
-def _pages(spans: Sequence[Span], timeframe: Timeframe) -> list[list[Span]]:
+def _pages(spans: Sequence[Span], timeframe: Timeframe, most: int) -> list[list[Span]]:
     """Gaps that one request can ask for, oldest first in each; the newest page first."""
     pages: list[list[Span]] = []
     for span in reversed(spans):
-        if pages and _length(timeframe, (span[0], pages[-1][-1][1])) <= PAGE:
+        if pages and _length(timeframe, (span[0], pages[-1][-1][1])) <= most:
             pages[-1].insert(0, span)
         else:
             pages.append([span])
@@ -211,14 +213,3 @@ def _pages(spans: Sequence[Span], timeframe: Timeframe) -> list[list[Span]]:
 def _length(timeframe: Timeframe, span: Span) -> int:
     """How many candles there are room for, at least."""
     return (span[1] - span[0]) // (timeframe.span or 28 * 86_400_000)
-
-
-def _sound(candles: Candles, timeframe: Timeframe) -> Candles:
-    """Those of `candles` that can be."""
-    while True:
-        try:
-            check(candles, timeframe)
-        except BadCandleError as error:
-            candles = candles[np.arange(len(candles)) != error.index]
-        else:
-            return candles

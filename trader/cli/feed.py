@@ -19,12 +19,9 @@ ON CONFLICT (market_id, timeframe_id) DO UPDATE SET enabled = true,
 """
 
 LIST = """
-SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe,
-       f.enabled,
-       f.status::text, to_char(f.oldest, 'YYYY-MM-DD HH24:MI') AS oldest,
-       to_char(f.newest, 'YYYY-MM-DD HH24:MI') AS newest, f.last_error
-  FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
-  JOIN timeframe t ON t.id = f.timeframe_id ORDER BY 1, f.timeframe_id
+SELECT market, timeframe, enabled, status, to_char(oldest, 'YYYY-MM-DD HH24:MI') AS oldest,
+       to_char(newest, 'YYYY-MM-DD HH24:MI') AS newest, last_error
+  FROM feeds ORDER BY 1, (SELECT id FROM timeframe WHERE name = feeds.timeframe)
 """
 
 

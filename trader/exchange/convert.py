@@ -14,7 +14,9 @@ from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import Unknown
 from trader.exchange.protocol import (
     AssetBalance,
+    BadCandle,
     Candle,
+    CandlePage,
     FeeSide,
     FillReport,
     MarketInfo,
@@ -31,6 +33,9 @@ DECIMAL_PLACES = 2
 TICK_SIZE = 4
 _ROUNDING = Decimal("0.001")
 """How far a count in quote may be from the sum of its trades: each is rounded on its own."""
+_CANDLE = ("time_open", "open", "high", "low", "close", "volume")
+_SHOWN = 100
+"""Characters of what cannot be read that a message shows."""
 _FEE_SIDES = ("get", "give", "base", "quote", "other")
 
 
@@ -122,17 +127,39 @@ def _step(value: Any, precision_mode: int) -> Decimal | None:
     return number
 
 
-def candle(row: Any) -> Candle:
+def candles(rows: Any) -> CandlePage:
+    """Rows of `[time, open, high, low, close, volume]`; what is no candle is left out with its reason.
+
+    Raises Unknown if `rows` is no list, or there are rows and not one of them is a candle.
+    """
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise Unknown(f"candles: {str(rows)[:_SHOWN]!r} is not a list")
+    found = [candle(row) for row in rows]
+    refused = [one for one in found if isinstance(one, BadCandle)]
+    if refused and len(refused) == len(found):
+        raise Unknown(f"candles: not one of {len(found)} rows is one: {refused[0].field} {refused[0].problem}")
+    return CandlePage((one for one in found if isinstance(one, Candle)), refused)
+
+
+def candle(row: Any) -> Candle | BadCandle:
     """One `[time, open, high, low, close, volume]`; every field must be a finite number."""
-    if not isinstance(row, Sequence) or isinstance(row, str) or len(row) < 6:
-        raise Unknown(f"candle: {row!r} does not have six fields")
+    text = repr(row)[:_SHOWN]
+    if not isinstance(row, Sequence) or isinstance(row, str) or len(row) < len(_CANDLE):
+        return BadCandle(None, text, "row", "does not have six fields")
     try:
-        values = [float(value) for value in row[1:6]]
-    except (TypeError, ValueError):
-        raise Unknown(f"candle: {row!r} holds a field that is not a number") from None
-    if not all(math.isfinite(value) for value in values):
-        raise Unknown(f"candle: {row!r} holds a field that is not a finite number")
-    return Candle(moment(row[0], "candle time"), *values)
+        opened = moment(row[0], "time_open")
+    except Unknown as error:
+        return BadCandle(None, text, "time_open", str(error).partition(": ")[2])
+    values = []
+    for field, value in zip(_CANDLE[1:], row[1:], strict=False):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            return BadCandle(opened, text, field, f"{str(value)[:_SHOWN]!r} is not a number")
+        if not math.isfinite(number):
+            return BadCandle(opened, text, field, f"{number!r} is not a finite number")
+        values.append(number)
+    return Candle(opened, *values)
 
 
 def trade(row: Row) -> tuple[tuple[int, int, str], PublicTrade]:

@@ -5,7 +5,7 @@ Every call may raise `errors.Refused`, `errors.Retry`, `errors.Unknown` or `erro
 only read, `Retry` and `Unknown` both mean "could not read": never "empty".
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -48,6 +48,37 @@ class Candle:
     low: float
     close: float
     volume: float
+
+
+@dataclass(frozen=True, slots=True)
+class BadCandle:
+    """A row among candles that is none: `field` is the one to blame, `time_open` None where that cannot be read."""
+
+    time_open: datetime | None
+    text: str
+    field: str
+    problem: str
+
+
+class CandlePage(list[Candle]):
+    """Candles in the venue's answer to one question; `refused` are its rows that are none."""
+
+    def __init__(self, candles: Iterable[Candle] = (), refused: Iterable[BadCandle] = ()) -> None:
+        super().__init__(candles)
+        self.refused = tuple(refused)
+
+
+@dataclass(frozen=True, slots=True)
+class CandleWays:
+    """How a venue gives candles. The defaults are the careful ones for a venue nobody has tried."""
+
+    page: int = 500
+    """Candles in one answer, at most."""
+    reach: int | None = None
+    """It gives only the newest so many closed candles, whatever it is asked for. None: it honours `since`."""
+    skips_holes: bool = False
+    """An answer begins with the first candle at or after `since`, however far that is, and one with less than a page
+    reaches the present: so an empty one proves that there is nothing. Else it proves only as much as a page is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +182,15 @@ class Exchange(Protocol):
     async def time(self) -> datetime:
         """The venue's own clock."""
 
-    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> list[Candle]:
-        """Candles that open at or after `since`, oldest first, at most `limit`; the last may still be open."""
+    @property
+    def candle_ways(self) -> CandleWays: ...
+
+    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> CandlePage:
+        """Candles that open at or after `since`, oldest first, at most `limit`; the last may still be open.
+
+        Without `since` the newest ones. A row that is no candle is left out and told in `refused`; Unknown if no row is
+        one.
+        """
 
     async def ticker(self, symbol: str) -> Ticker: ...
 

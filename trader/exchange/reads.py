@@ -8,7 +8,7 @@ from typing import Any
 from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import Refused, Unknown
 from trader.exchange import convert
-from trader.exchange.protocol import Candle, MarketInfo, PublicTrades, Ticker
+from trader.exchange.protocol import CandlePage, CandleWays, MarketInfo, PublicTrades, Ticker
 from trader.exchange.tap import Call
 from trader.exchange.trades import LISTS
 from trader.exchange.venue import Venue
@@ -41,14 +41,28 @@ class PublicReads(ABC):
     async def time(self) -> datetime:
         return convert.moment(await self._call("read", self._client.fetch_time), "time")
 
-    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> list[Candle]:
+    @property
+    def candle_ways(self) -> CandleWays:
+        venue = self._venue
+        return CandleWays(venue.candle_page or self._candle_limit(), venue.candle_reach, venue.candle_skips_holes)
+
+    def _candle_limit(self) -> int:
+        """What ccxt knows of the longest page, if it does."""
+        features = (self._client.features or {}).get("spot") or {}
+        limit = (features.get("fetchOHLCV") or {}).get("limit")
+        return limit if isinstance(limit, int) and limit > 0 else CandleWays().page
+
+    async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> CandlePage:
         await self._ready()
         allowed = self._client.timeframes or {}
         if timeframe not in allowed:
             raise Refused(f"timeframe {timeframe!r}: {self.ccxt_id} has {', '.join(allowed)}")
         start = None if since is None else to_milliseconds(since)
         rows = await self._list("candles", lambda: self._client.fetch_ohlcv(symbol, timeframe, start, limit))
-        return sorted((convert.candle(row) for row in rows), key=lambda candle: candle.time_open)[:limit]
+        page = convert.candles(rows)
+        newest_first = since is None
+        page.sort(key=lambda candle: candle.time_open)
+        return CandlePage(page[-limit:] if newest_first else page[:limit], page.refused)
 
     async def ticker(self, symbol: str) -> Ticker:
         await self._ready()

@@ -52,6 +52,11 @@ class Venue:
     """Do not load currencies with the markets: a signed request, and the markets are complete without."""
     options: dict[str, Any] = field(default_factory=dict)
     """ccxt options that we rely on; they win over the user's."""
+    candle_page: int | None = None
+    """Candles per answer; None: what ccxt says, else as many as nearly every venue gives."""
+    candle_reach: int | None = None
+    """See `protocol.CandleWays`, also for the next one."""
+    candle_skips_holes: bool = False
     shapes: dict[str, Shape] = field(default_factory=dict)
     """Where a sound answer of a call holds its rows; anything else was not read."""
 
@@ -64,6 +69,8 @@ _BINANCE = Venue(
     order_fills="filter",
     page=1000,
     trades="numbers",
+    candle_page=1000,
+    candle_skips_holes=True,
     pin="params",
     cost_precision="price",
     cost_alone=True,
@@ -85,6 +92,9 @@ _KRAKEN = Venue(
     order_fills="trade_ids",
     page=50,
     trades="nanoseconds",
+    candle_page=720,
+    candle_reach=719,  # "up to 720 of the most recent entries", the open one among them
+    candle_skips_holes=True,
     pin="deadline",
     # It wants its deadline two seconds ahead at least; a request is sent with half of its window left at the worst.
     window_min=timedelta(seconds=5),
@@ -113,6 +123,7 @@ _BYBIT = Venue(
     order_fills="filter",
     page=100,
     trades="recent",
+    candle_page=1000,
     pin="clock",
     prepare="is_unified_enabled",
     cost_alone=True,
