@@ -2,8 +2,9 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -39,31 +40,47 @@ ORDERS = "SELECT count(*) FROM \"order\" WHERE type = 'market'"
 
 
 @pytest.fixture
-def world(
-    database: str, simulator: Callable[..., Simulator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
-    """A venue on wall time, two hours of its minutes and of what is derived from them, an eager strategy."""
-    (tmp_path / "eager.py").write_text(EAGER)
-    data = Data(database, simulator("--market", "BTC/USDT", "--balance", "USDT=1000", "--live-clock"), tmp_path)
-    data.environment["PYTHONPATH"] = f"{ROOT}:{tmp_path}"
-    data.sql.execute("SET tallydesk.process = 'test'")
-    data.account("--live-clock")
-    data.feed("1m", hours=2)
+def make_world(database: str, simulator: Callable[..., Simulator], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """A factory: a venue that is started with these arguments, two hours of its minutes, an eager strategy."""
+    made: list[Any] = []
+
+    def make(*arguments: str, account: tuple[str, ...] = ()) -> Any:
+        (tmp_path / "eager.py").write_text(EAGER)
+        data = Data(database, simulator("--balance", "USDT=1000", *arguments), tmp_path)
+        made.append(data)
+        data.environment["PYTHONPATH"] = f"{ROOT}:{tmp_path}"
+        data.sql.execute("SET tallydesk.process = 'test'")
+        data.account(*account)
+        data.feed("1m", hours=2)
+        _add_strategy(data)
+        return data
+
+    yield make
+    for data in made:
+        for process in data.processes:
+            if process.alive:
+                process.kill()
+        data.sql.close()
+
+
+@pytest.fixture
+def world(make_world: Callable[..., Any]) -> Any:
+    """A venue on wall time, and what is derived from its minutes."""
+    data = make_world("--market", "BTC/USDT", "--live-clock", account=("--live-clock",))
     data.sql.execute(
         """INSERT INTO bucket_feed (market_id, timeframe_id, collect_since, derived_from)
            SELECT market_id, t, collect_since, 1 FROM bucket_feed, unnest('{5,15,60}'::smallint[]) t"""
     )
+    return data
+
+
+def _add_strategy(data: Any) -> None:
     data.sql.execute(
         """INSERT INTO strategy (name, account_id, class, market_id, timeframe_id, params, stake, stake_unit)
            SELECT 's', 1, 'eager:Eager', market_id, 1, '{}', 50, '%%' FROM bucket_feed WHERE timeframe_id = 1""",
         [],
     )
     data.sql.execute("INSERT INTO orders (strategy, type, asset, quantity) VALUES ('s', 'deposit', 'USDT', 100)")
-    yield data
-    for process in data.processes:
-        if process.alive:
-            process.kill()
-    data.sql.close()
 
 
 def hide(data: Any, *, trades: bool) -> int:
@@ -99,9 +116,10 @@ def hidden(data: Any, start: int) -> list[tuple[float, ...]]:
 def check(data: Any, start: int) -> None:
     """All there is by now, derived ones too, is what the venue has, or would have."""
     data.venue.give_back()
+    data.wait_for("SELECT count(*) > 0 FROM bucket WHERE timeframe_id = 60")
     assert data.value("SELECT count(*) FROM bucket WHERE low <= 0 OR volume < 0") == 0
     assert data.value("SELECT count(*) FROM bucket WHERE timeframe_id > 1 AND source <> 'derived'") == 0
-    for timeframe in ("1m", "5m", "15m"):
+    for timeframe in ("1m", "5m", "15m", "1h"):
         data.check_candles(timeframe)
     wanted = [tuple(map(float, row[1:6])) for row in data.klines("1m", startTime=start, limit=3)]
     assert hidden(data, start) == wanted
@@ -153,3 +171,17 @@ def test_s40_minutes_that_the_venue_has_lost_are_built_from_its_trades(world: An
     assert world.value(ORDERS) == 1
     world.wait_for("SELECT count(*) = 0 FROM gap WHERE timeframe_id IN (1, 5, 15)")
     check(world, start)
+
+
+def test_a_replay_full_of_holes_is_traded(make_world: Callable[..., Any], tmp_path: Path) -> None:
+    random = Random(40)
+    begin = int(datetime(2024, 3, 1, tzinfo=UTC).timestamp() * 1000)
+    rows = [f"{begin + i * MINUTE},100,101,99,{100 + i % 2},1" for i in range(3000) if random.random() < 0.8]
+    path = tmp_path / "holes.csv"
+    path.write_text("\n".join(["time_open_ms,open,high,low,close,volume", *rows, ""]))
+    start = datetime.fromtimestamp(begin / 1000, UTC) + timedelta(hours=5)
+    world = make_world("--market", f"BTC/USDT={path}", "--start", start.isoformat(), "--speed", "60")
+    run(world)
+    world.wait_for("SELECT count(*) > 10 FROM gap WHERE verdict = 'no_trades'")
+    world.wait_for(ORDERS.replace("count(*)", "count(*) > 0"))
+    assert world.value("SELECT count(*) FROM bucket WHERE source <> 'fetched'") == 0
