@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 KINDS = ("scheduler", "worker", "trader")
 DEFAULT_ROLES = "scheduler worker trader"
 DEFAULT_TICK = 1.0
+DEFAULT_ADDRESS = "shared"
 MAX_OF_A_KIND = 64
 
 _BROKEN_PASSWORD = re.compile(r"postgres(ql)?://[^:/?#@]*:(?!\d*[/?])[^@]*[/?#@].*@")
@@ -49,6 +50,8 @@ class Settings:
     """True only if a person has said that real money may be traded from here."""
     tick: float = DEFAULT_TICK
     """Seconds between two looks of the roles for work that nobody announced."""
+    address: str = DEFAULT_ADDRESS
+    """A name for the public address that this machine's requests come from: machines behind one share its budgets."""
     roles: tuple[WantedRole, ...] = (
         WantedRole("scheduler", "scheduler"),
         WantedRole("worker", "worker-1"),
@@ -74,6 +77,7 @@ def load(environ: MutableMapping[str, str] | None = None, project: Path = PROJEC
         pg_bin=_pg_bin(environ),
         allow_live=_flag(environ, "TALLYDESK_ALLOW_LIVE"),
         tick=_tick(environ),
+        address=environ.get("TALLYDESK_ADDRESS", "").strip() or DEFAULT_ADDRESS,
         roles=tuple(parse_roles(environ.get("TALLYDESK_ROLES", DEFAULT_ROLES))),
     )
 
