@@ -2,22 +2,29 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import namedtuple_row
+from psycopg.types.json import Jsonb
 
+from tests.plugins.simulator import ROOT
 from trader import migrate
 from trader.budget import READS_LATER_SECONDS, TAKE, Budgets
 from trader.db import Identity
 from trader.errors import DatabaseError, Retry
 from trader.exchange.limiter import Limiter, Said
+from trader.simulator.client_options import ccxt_options
 
 PATIENCE = 20.0
 UNITS = 1200.0
@@ -309,6 +316,31 @@ async def test_a_connection_that_is_lost_is_opened_again(desk: Desk) -> None:
     await desk.until(lambda: desk.row().used >= before + 7)
     reads.told(Said(shut=60.0, why="HTTP 418"))
     await desk.until(lambda: shut(orders) is not None)
+
+
+def test_commands_ask_nothing_of_a_venue_that_is_shut(database: str, tmp_path: Path) -> None:
+    """The venue of this test is a port where nobody listens: whoever asks it gets another error."""
+    with psycopg.connect(database, autocommit=True) as sql:
+        sql.execute(SETUP)
+        options = Jsonb(ccxt_options("http://127.0.0.1:9"))
+        sql.execute("UPDATE exchange SET options = %s WHERE id = 1", [options])
+        sql.execute("UPDATE account SET credentials = 'TEST'")
+        sql.execute(
+            "INSERT INTO rate_budget (exchange_id, address, configured, blocked_until, why) "
+            "VALUES (1, 'shared', 1200, now() + interval '1 h', 'HTTP 418')"
+        )
+    environment = {"DATABASE_URL": database, "TALLYDESK_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment |= {"TEST_API_KEY": "PublicLookingKey0123", "TEST_SECRET": "secret-of-the-account-1234"}
+    for command, said in (
+        (("market", "sync", "--exchange", "sim"), "sim is not asked for"),
+        (("reconcile", "main"), "sim is not asked for"),
+        (("status",), "HTTP 418"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "trader.cli.main", *command],
+            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert said in done.stdout + done.stderr
 
 
 def test_the_step_goes_back(database: str) -> None:
