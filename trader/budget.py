@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -126,7 +126,9 @@ RETURNING extract(epoch FROM r.blocked_until - d.now)::float8 AS shut, r.why
 class Share:
     """One process's share in a row of `rate_budget`: an `exchange.limiter.Limiter`."""
 
-    def __init__(self, budgets: "Budgets", number: int, name: str) -> None:
+    def __init__(self, budgets: "Budgets", key: dict[str, Any], number: int, name: str) -> None:
+        self.key = key
+        """What its row is found by."""
         self.number = number
         self._budgets = budgets
         self._name = name
@@ -194,7 +196,7 @@ class Share:
         back, self._left = self._left, 0.0
         self._pace = self._pace / 2 if back >= cost else 2 * self._pace
         want = max(cost, self._waiting, self._pace)
-        row = await self._budgets.one(TAKE, {"id": self.number, "cost": cost, "want": want, "back": back})
+        row = await self._budgets.row(self, TAKE, {"cost": cost, "want": want, "back": back})
         self.learn(row.shut, row.why)
         if row.wait is not None:
             return float(row.wait)
@@ -233,7 +235,6 @@ class Share:
         if not self._spent and self._said is None and self._shut is None and self._stated is None:
             return None
         return {
-            "id": self.number,
             "spent": self._spent,
             "used": None if self._said is None else self._said[0],
             "left": None if self._said is None else self._said[1] - now,
@@ -248,7 +249,7 @@ class Share:
         if news is None:
             return
         before = (self._said, self._shut, self._stated)
-        row = await self._budgets.one(REPORT, news)
+        row = await self._budgets.row(self, REPORT, news)
         self._spent -= news["spent"]  # what came meanwhile is for the next time
         self._said = None if self._said == before[0] else self._said
         self._shut = None if self._shut == before[1] else self._shut
@@ -271,6 +272,7 @@ class Budgets:
         self._connection: Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._opening = asyncio.Lock()
+        self._connecting = asyncio.Lock()
 
     async def limit(self, exchange: object, exchange_id: int, account_id: int | None) -> None:
         """Let `exchange` ask the budget of its venue before each request; one that keeps to no limit is left alone.
@@ -288,23 +290,37 @@ class Budgets:
         by_account = exchange.is_signed and exchange.ccxt_id in COUNTS_ACCOUNTS and account_id is not None
         key: dict[str, Any] = {"exchange": exchange_id, "units": exchange.units}
         key |= {"account": account_id, "address": None} if by_account else {"account": None, "address": self._address}
-        await self._execute(MAKE, key)
-        await self._execute(CONFIGURE, key)
-        row = await self.one(FIND, key)
-        share = self._shares.setdefault(row.id, Share(self, row.id, row.name))
+        row = await self._made(key)
+        share = self._shares.setdefault(row.id, Share(self, key, row.id, row.name))
         await self._look()
         return share
+
+    async def _made(self, key: dict[str, Any]) -> Any:
+        """The row of a key, made if it is not there. Raises DatabaseError if its exchange or account is not there."""
+        await self._execute(MAKE, key)
+        await self._execute(CONFIGURE, key)
+        (row,) = await self._all(FIND, key)
+        return row
 
     async def _look(self) -> None:
         """Read which venues are shut."""
         for row in await self._all(BLOCKED, {"ids": list(self._shares)}):
-            self._shares[row.id].learn(row.shut, row.why)
+            if row.id in self._shares:
+                self._shares[row.id].learn(row.shut, row.why)
 
-    async def one(self, statement: Any, parameters: Any) -> Any:
-        """The only row of a statement. Raises DatabaseError if it is gone, or the database is."""
-        rows = await self._all(statement, parameters)
+    async def row(self, share: Share, statement: Any, parameters: dict[str, Any]) -> Any:
+        """What a statement says of the share's row, which is made anew if somebody has deleted it.
+
+        Raises DatabaseError if that cannot be, or the database cannot be reached.
+        """
+        rows = await self._all(statement, parameters | {"id": share.number})
         if not rows:
-            raise DatabaseError("rate_budget: the row is gone: its exchange or account was deleted")
+            self._shares.pop(share.number, None)
+            share.number = (await self._made(share.key)).id
+            self._shares[share.number] = share
+            rows = await self._all(statement, parameters | {"id": share.number})
+        if not rows:
+            raise DatabaseError("rate_budget: the row is deleted again and again")
         return rows[0]
 
     async def _all(self, statement: Any, parameters: Any) -> list[Any]:
@@ -315,16 +331,20 @@ class Budgets:
         """Run a statement; once more if the connection was lost. What a lost one did meanwhile is counted twice."""
         for attempt in (1, 2):
             try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = await connect(self._url, self._identity)
-                    await self._connection.execute("SET synchronous_commit = off")
-                return await self._connection.execute(statement, parameters)
+                return await (await self._connected()).execute(statement, parameters)
             except LOST_CONNECTION as error:
                 if attempt == 2 or not (self._connection is None or self._connection.closed):
                     raise DatabaseError(f"the budget of requests cannot be read: {first_line(error)}") from None
             except psycopg.Error as error:
                 raise DatabaseError(f"the budget of requests cannot be read: {first_line(error)}") from None
         raise AssertionError("unreachable")
+
+    async def _connected(self) -> Connection:
+        async with self._connecting:
+            if self._connection is None or self._connection.closed:
+                self._connection = await connect(self._url, self._identity)
+                await self._connection.execute("SET synchronous_commit = off")
+            return self._connection
 
     async def _report(self) -> None:
         """Write down what is new, several times a second at most; at once what concerns every process."""
@@ -368,13 +388,13 @@ class Budgets:
 
     async def close(self) -> None:
         """Report the rest, and end."""
-        async with AsyncExitStack() as stack:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            with suppress(DatabaseError, TimeoutError):
+                async with asyncio.timeout(2.0):
+                    await self._report_all()
+        finally:
             if self._connection is not None:
-                stack.push_async_callback(self._connection.close)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            if self._tasks:
-                with suppress(DatabaseError, TimeoutError):
-                    async with asyncio.timeout(2.0):
-                        await self._report_all()
+                await self._connection.close()

@@ -297,10 +297,21 @@ def _waiting(desk: Desk) -> int:
     return int(desk.sql.execute(query).fetchone().n)
 
 
-async def test_a_row_that_is_gone_is_said(desk: Desk) -> None:
-    share = await desk.share()
+async def test_a_row_that_somebody_deleted_is_made_again(desk: Desk) -> None:
+    reads, orders = await desk.share(), await desk.share(orders=True)
     desk.sql.execute("DELETE FROM rate_budget")
-    with pytest.raises(DatabaseError, match="the row is gone"):
+    await asyncio.wait_for(reads.ask(1.0), PATIENCE)
+    await orders.ask(7.0)
+    await desk.until(lambda: desk.row().used >= 8)
+    orders.told(Said(shut=60.0, why="HTTP 429"))
+    await desk.until(lambda: shut(reads) is not None)
+
+
+async def test_an_exchange_that_is_gone_is_said(desk: Desk) -> None:
+    desk.sql.execute("INSERT INTO exchange (name, ccxt_id) VALUES ('gone', 'binance')")
+    share = await desk.share(exchange=3)
+    desk.sql.execute("DELETE FROM exchange WHERE name = 'gone'")
+    with pytest.raises(DatabaseError, match="budget of requests"):
         await share.ask(1.0)
 
 

@@ -33,7 +33,8 @@ DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
 LIMIT = 1200
 WORKERS = 4
 """On each of the two machines."""
-COINS = ("BTC", "ETH", "SOL", "XRP", "ADA", "DOT", "LTC", "XLM")
+COINS = tuple(f"C{number}" for number in range(1, 31))
+"""Thirty times 84 pages: far more than the longest run gets."""
 PATIENCE = 120.0
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
 MARKETS = """
