@@ -24,7 +24,7 @@ log = logging.getLogger("budget")
 
 GRANT_SECONDS = 1.0
 """For how long units that were taken are good."""
-REPORT_SECONDS = 0.25
+REPORT_SECONDS = 0.5
 """How often what orders used and what venues said is written down."""
 LOOK_SECONDS = 5.0
 """How often blocks are read although nobody announced one."""
@@ -33,6 +33,8 @@ READS_LATER_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 2.0
 """A read that must wait longer for a venue that is shut fails instead: its job's place is needed for other venues."""
 MARGIN_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 0.4
+"""Between two attempts to take units, beyond what the row itself says: others want them, too."""
 
 CHANNEL = "rate_budget"
 
@@ -176,6 +178,7 @@ class Share:
         return self._shut_until + later - time.monotonic()
 
     async def _take(self, cost: float) -> None:
+        pause = MARGIN_SECONDS
         while True:
             left = self._shut_for()
             if left > LONGEST_WAIT_SECONDS:
@@ -187,8 +190,9 @@ class Share:
                 self._left -= cost
                 return
             wait = await self._refill(cost)
-            if wait is not None:  # not all at the same moment
-                await asyncio.sleep(wait * random.uniform(1.0, 1.2) + MARGIN_SECONDS / 10)  # noqa: S311
+            if wait is not None:
+                await asyncio.sleep(wait + pause * random.uniform(0.5, 1.0))  # noqa: S311 - not all at the same moment
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _refill(self, cost: float) -> float | None:
         """Take units for this request and those behind it; the seconds to wait if there are none now."""

@@ -318,7 +318,7 @@ def refused(log: list[dict[str, Any]]) -> int:
 @pytest.mark.parametrize(
     "seconds",
     [
-        20,
+        12,
         pytest.param(
             130, marks=pytest.mark.skipif(os.environ.get("TALLYDESK_SLOW") != "1", reason="TALLYDESK_SLOW=1 runs it")
         ),
