@@ -76,7 +76,7 @@ def test_s44_one_process_is_told_to_wait_and_all_of_them_do(busy_desk: Desk, fau
 
 
 def test_workers_keep_to_the_limit_that_the_venue_states(busy_desk: Desk) -> None:
-    """In ten seconds; ccxt's own pace of each process alone would let them use six times as much."""
+    """In ten seconds; ccxt's own pace of each process knows nothing of it."""
     desk = busy_desk
     began = time.time()
     desk.wait_for("SELECT capacity = 240 FROM budget")

@@ -195,9 +195,7 @@ def _venues(_: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Find
     blocked = connection.execute(BLOCKED).fetchall()
     for name, until, why in blocked:
         text = f"{name} is not asked anything until {until} UTC: {why}"
-        remedy = (
-            "It goes on by itself. If it comes again: does another program ask from this address?"
-        )
+        remedy = "It goes on by itself. If it comes again: does another program ask from this address?"
         yield Finding(False, text, remedy)
     if not blocked:
         yield Finding(True, "no venue has told us to wait")
