@@ -9,7 +9,7 @@ import pytest
 from tests.plugins.desk import Desk
 
 KLINES, ORDER = "/api/v3/klines", "/api/v3/order"
-COINS = ("BTC", "ETH", "SOL", "XRP", "ADA", "DOT")
+COINS = ("BTC", *(f"C{number}" for number in range(1, 16)))
 SHUT_SECONDS = 6
 ALLOWANCE = 1.0
 """Seconds for what is on its way when a venue says "too many requests", and for the word to go round."""
@@ -25,9 +25,11 @@ SELECT 1, code || '/USDT', id, 1, 0.01, 0.00001, 0.00001, 5, 0.001, 0.001 FROM a
 FEEDS = """
 INSERT INTO bucket_feed (market_id, timeframe_id, collect_since) SELECT id, 1, now() - interval '55 days' FROM market
 """
-WORKING = (
-    "SELECT count(DISTINCT worker_id) = 2 FROM procrastinate_jobs WHERE status = 'doing' AND task_name LIKE 'bucket%'"
-)
+WORKING = """
+SELECT count(DISTINCT application_name) = 2 FROM pg_stat_activity
+ WHERE application_name ~ '^worker-[0-9]+ budget$' AND datname = current_database()
+"""
+"""Both workers have a connection to the venue: they open the budget's with it."""
 
 
 @pytest.fixture
