@@ -1,8 +1,10 @@
 """Scenario 44, and what the processes of one installation ask of a venue together: scheduler, workers and trader."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -89,3 +91,27 @@ def test_workers_keep_to_the_limit_that_the_venue_states(busy_desk: Desk) -> Non
     assert weight > 60, "they had nothing to do"
     assert weight < 10 * 1200 / 60 + 80
     assert desk.value("SELECT used <= capacity FROM budget")
+
+
+def ask_as_another_program(desk: Desk) -> int:
+    """A dear request from this address; what the venue has counted in its minute."""
+    with urlopen(f"{desk.venue.url}/api/v3/exchangeInfo", timeout=10) as answer:
+        return int(answer.headers["X-MBX-USED-WEIGHT-1M"])
+
+
+@pytest.mark.skipif(os.environ.get("TALLYDESK_SLOW") != "1", reason="takes two minutes: TALLYDESK_SLOW=1 runs it")
+def test_another_program_at_the_same_address_makes_the_candles_wait_and_not_the_orders(busy_desk: Desk) -> None:
+    desk = busy_desk
+    desk.wait_for("SELECT capacity = 240 AND extract(second FROM clock_timestamp()) BETWEEN 1 AND 10 FROM budget")
+    minute = desk.venue.clock()["wall"] // 60_000
+    while ask_as_another_program(desk) < 900:
+        pass
+    desk.wait_for("SELECT used >= 215 FROM budget")
+    order = desk.order("s", type="limit", quantity="0.001", limit_price="51000")
+    desk.wait_for_status(order, "filled", patience=10)
+    desk.wait_for("SELECT used < 100 FROM budget", patience=90)
+    log = [one for one in desk.venue.log() if one["time"] // 60_000 == minute]
+    assert [one for one in log if one["status"] in (418, 429)] == []
+    assert 1040 < sum(one["weight"] for one in log) <= 1200
+    candles = [one["time"] for one in log if one["path"] == KLINES]
+    assert candles[-1] < (minute + 1) * 60_000 - 10_000, "they did not wait for the next minute"
