@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from procrastinate import App, JobContext, PsycopgConnector
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
+from trader import budget
 from trader.account import Account, connect_account, connect_public, load_accounts
 from trader.config import Settings
 from trader.db import Connection, Identity, Pool, conninfo, fetch_one
@@ -110,6 +113,13 @@ class Context:
     _connected: dict[str, tuple[Any, Exchange]] = field(default_factory=dict)
     _clocks: dict[int, _VenueClock] = field(default_factory=dict)
     _connecting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _budgets: budget.Budgets = field(init=False)
+
+    def __post_init__(self) -> None:
+        url = str(self.pool.conninfo)
+        identity = Identity("worker", str(conninfo_to_dict(url).get("application_name", "worker")))
+        self._budgets = budget.Budgets(url, identity, self.settings.address, orders=False)
+        self._closing.push_async_callback(self._budgets.close)
 
     async def account(self, connection: Connection, account_id: int) -> tuple[Account, Exchange]:
         """An account and the connection to its venue. InputError if there is no such account."""
@@ -124,7 +134,8 @@ class Context:
         if accounts:
             return await self._of_account(accounts[0])
         row = await fetch_one(connection, EXCHANGE, [exchange_id])
-        return await self._keep(f"exchange {row.id}", row, lambda: connect_public(row.ccxt_id, row.options))
+        connect = partial(connect_public, row.ccxt_id, row.options)
+        return await self._keep(f"exchange {row.id}", row, connect, exchange_id)
 
     async def venue_time(self, connection: Connection, exchange_id: int) -> datetime | None:
         """The venue's clock, never ahead of it; None where only a later candle proves that one has closed.
@@ -142,16 +153,23 @@ class Context:
         return clock.read + timedelta(seconds=time.monotonic() - clock.at)
 
     async def _of_account(self, account: Account) -> Exchange:
-        return await self._keep(f"account {account.id}", account, lambda: self.connect(account, self.settings))
+        connect = partial(self.connect, account, self.settings)
+        return await self._keep(f"account {account.id}", account, connect, account.exchange_id, account.id)
 
-    async def _keep(self, key: str, row: Any, connect: Callable[[], Exchange]) -> Exchange:
-        """The connection under `key`, made anew when its row has changed; the old one may be in use."""
+    async def _keep(
+        self, key: str, row: Any, connect: Callable[[], Exchange], exchange_id: int, account_id: int | None = None
+    ) -> Exchange:
+        """The connection under `key`, made anew when its row has changed; the old one may be in use.
+
+        It asks the budget that all processes share before each of its requests.
+        """
         async with self._connecting:
             known = self._connected.get(key)
             if known is not None and known[0] == row:
                 return known[1]
             exchange = connect()
             self._closing.push_async_callback(exchange.close)
+            await self._budgets.limit(exchange, exchange_id, account_id)
             self._connected[key] = (row, exchange)
             return exchange
 

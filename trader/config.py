@@ -19,9 +19,12 @@ KINDS = ("scheduler", "worker", "trader")
 DEFAULT_ROLES = "scheduler worker trader"
 DEFAULT_TICK = 1.0
 DEFAULT_CACHE_MB = 2000
+DEFAULT_ADDRESS = "shared"
 MAX_OF_A_KIND = 64
 
 _BROKEN_PASSWORD = re.compile(r"postgres(ql)?://[^:/?#@]*:(?!\d*[/?])[^@]*[/?#@].*@")
+
+_MACHINE = re.compile(r"[a-z0-9]{1,20}")
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -50,6 +53,8 @@ class Settings:
     """True only if a person has said that real money may be traded from here."""
     tick: float = DEFAULT_TICK
     """Seconds between two looks of the roles for work that nobody announced."""
+    address: str = DEFAULT_ADDRESS
+    """A name for the public address that this machine's requests come from: machines behind one share its budgets."""
     roles: tuple[WantedRole, ...] = (
         WantedRole("scheduler", "scheduler"),
         WantedRole("worker", "worker-1"),
@@ -77,13 +82,17 @@ def load(environ: MutableMapping[str, str] | None = None, project: Path = PROJEC
         pg_bin=_pg_bin(environ),
         allow_live=_flag(environ, "TALLYDESK_ALLOW_LIVE"),
         tick=_tick(environ),
-        roles=tuple(parse_roles(environ.get("TALLYDESK_ROLES", DEFAULT_ROLES))),
         cache_mb=_cache_mb(environ),
+        address=environ.get("TALLYDESK_ADDRESS", "").strip() or DEFAULT_ADDRESS,
+        roles=tuple(parse_roles(environ.get("TALLYDESK_ROLES", DEFAULT_ROLES), _machine(environ))),
     )
 
 
-def parse_roles(text: str) -> Iterator[WantedRole]:
-    """The roles that `text` asks for, such as "scheduler worker:2 trader"; ConfigError for what it cannot mean."""
+def parse_roles(text: str, machine: str = "") -> Iterator[WantedRole]:
+    """The roles that `text` asks for, such as "scheduler worker:2 trader"; ConfigError for what it cannot mean.
+
+    The names of workers and traders hold that of the `machine`, if it has one. There is one scheduler wherever it runs.
+    """
     seen: set[str] = set()
     for word in text.split():
         kind, colon, digits = word.partition(":")
@@ -102,7 +111,8 @@ def parse_roles(text: str) -> Iterator[WantedRole]:
         if kind == "scheduler":
             yield WantedRole(kind, kind)
         else:
-            yield from (WantedRole(kind, f"{kind}-{i}") for i in range(1, number + 1))
+            place = f"{kind}-{machine}" if machine else kind
+            yield from (WantedRole(kind, f"{place}-{i}") for i in range(1, number + 1))
 
 
 def _add_missing(environ: MutableMapping[str, str], path: Path) -> None:
@@ -175,6 +185,13 @@ def _flag(environ: MutableMapping[str, str], name: str) -> bool:
     if given not in _TRUE | _FALSE:
         raise ConfigError(f"{name} is {given!r}: allowed are 1, true, yes, on and 0, false, no, off")
     return given in _TRUE
+
+
+def _machine(environ: MutableMapping[str, str]) -> str:
+    given = environ.get("TALLYDESK_MACHINE", "").strip()
+    if given and not _MACHINE.fullmatch(given):
+        raise ConfigError(f"TALLYDESK_MACHINE is {given!r}: up to 20 small letters and digits are allowed, such as b")
+    return given
 
 
 def _tick(environ: MutableMapping[str, str]) -> float:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 import psycopg
 
 from trader import account, role
+from trader.budget import Budgets
 from trader.config import Settings
 from trader.db import Connection, Identity, connect, end_if_cancelled, first_line, open_pool
 from trader.errors import DatabaseError, TallydeskError
@@ -38,10 +39,12 @@ async def run(settings: Settings, url: str, name: str | None = None) -> None:
         desk = Desk(held.instance, pool, {})
         stack.push_async_callback(_close, desk.exchanges)
         trader = Trader(desk)
-        await connect_accounts(settings, watching, desk)
+        budgets = Budgets(url, identity, settings.address, orders=True)
+        stack.push_async_callback(budgets.close)
+        await connect_accounts(settings, watching, desk, budgets)
         log.info("%s is running with %s", held.name, f"{len(desk.exchanges)} account(s)")
         try:
-            await _run_loops(settings, held, trader, watching, listening)
+            await _run_loops(settings, held, trader, budgets, watching, listening)
         except BaseExceptionGroup as group:
             raise _reason(group, held) from group
     log.info("%s has stopped", held.name)
@@ -59,7 +62,7 @@ def _reason(group: BaseExceptionGroup[BaseException], held: Role) -> BaseExcepti
 
 
 async def _run_loops(
-    settings: Settings, held: Role, trader: Trader, watching: Connection, listening: Connection
+    settings: Settings, held: Role, trader: Trader, budgets: Budgets, watching: Connection, listening: Connection
 ) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -73,7 +76,7 @@ async def _run_loops(
             group.create_task(_listen(listening, {"order_queued": trader.wake, "order_cancel": cancels})),
             group.create_task(_repeat(lambda: _recover(trader), RECOVER_SECONDS)),
             group.create_task(_repeat(watch.look, WATCH_SECONDS, cancels)),
-            group.create_task(_repeat(lambda: _new_accounts(settings, trader.desk), NEW_ACCOUNTS_SECONDS)),
+            group.create_task(_repeat(lambda: _new_accounts(settings, trader.desk, budgets), NEW_ACCOUNTS_SECONDS)),
         ]
         await trader.run()
         streams.stop()
@@ -111,19 +114,32 @@ async def _listen(connection: Connection, events: dict[str, asyncio.Event]) -> N
         events[notification.channel].set()
 
 
-async def _new_accounts(settings: Settings, desk: Desk) -> None:
+async def _new_accounts(settings: Settings, desk: Desk, budgets: Budgets) -> None:
     async with desk.pool.connection() as connection:
-        await connect_accounts(settings, connection, desk)
+        await connect_accounts(settings, connection, desk, budgets)
 
 
-async def connect_accounts(settings: Settings, connection: Connection, desk: Desk) -> None:
+async def connect_accounts(
+    settings: Settings, connection: Connection, desk: Desk, budgets: Budgets | None = None
+) -> None:
     """Connect every account that is not connected yet. One that cannot be is reported and tried again later."""
     for one in await account.load_accounts(connection):
         if one.id not in desk.exchanges:
             try:
-                desk.exchanges[one.id] = account.connect_account(one, settings)
+                desk.exchanges[one.id] = await _connect(one, settings, budgets)
             except TallydeskError as error:
                 log.warning("account %s: its orders wait: %s", one.name, error)
+
+
+async def _connect(one: account.Account, settings: Settings, budgets: Budgets | None) -> Exchange:
+    exchange = account.connect_account(one, settings)
+    if budgets is not None:
+        try:
+            await budgets.limit(exchange, one.exchange_id, one.id)
+        except BaseException:
+            await exchange.close()
+            raise
+    return exchange
 
 
 async def _close(exchanges: dict[int, Exchange]) -> None:

@@ -27,6 +27,7 @@ SYMBOL = "BTC/USDT"
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     state = tmp_path_factory.mktemp("simulator") / "state.sqlite"
     command = [sys.executable, "-m", "trader.simulator", "--port", "0", "--state", str(state), "--market", SYMBOL]
+    command += ["--weight-limit", "0"]
     command += ["--key", "sim-key", "--secret", "sim-secret", "--balance", "USDT=100000", "--balance", "BTC=1"]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:

@@ -20,6 +20,10 @@ WITH job AS (INSERT INTO procrastinate_jobs (queue_name, task_name, status, args
              VALUES ('default', 'bucket.fetch', 'failed', '{}') RETURNING id)
 INSERT INTO procrastinate_events (job_id, type, at) SELECT id, 'failed', now() - %s::interval FROM job
 """
+BUDGET = """
+INSERT INTO rate_budget (exchange_id, address, configured, blocked_until, why)
+VALUES (1, 'shared', 1200, now() + interval '1 h', 'HTTP 418'), (2, 'shared', 60, now() - interval '1 s', 'HTTP 429')
+"""
 BALANCE = """
 INSERT INTO account_balance (account_id, asset_id, total, free, used, ledger, settled, read_at)
 VALUES (1, 1, 10, 10, 0, 10, %s, now())
@@ -48,6 +52,14 @@ def test_a_strategy_and_a_feed_with_an_error_are_named(settings: Settings, conne
     connection.execute(FEED)
     assert said(settings, "strategy sma: KeyError: [close]").well is False
     assert said(settings, "feed sim:BTC/USDT 1h: the venue said no").well is False
+
+
+def test_a_venue_that_wants_to_hear_nothing_is_named(settings: Settings, connection: psycopg.Connection[Any]) -> None:
+    assert said(settings, "no venue has told us to wait").well
+    connection.execute(BUDGET)
+    found = said(settings, "sim is not asked anything until")
+    assert found.well is False
+    assert found.text.endswith("UTC: HTTP 418")
 
 
 def test_jobs_that_failed_just_now_are_counted_and_named(

@@ -49,6 +49,7 @@ def test_the_url_is_not_shown(tmp_path: Path) -> None:
         ("TALLYDESK_HOME", "state", "absolute"),
         ("TALLYDESK_PG_BIN", "/nowhere", "postgres"),
         ("TALLYDESK_ROLES", "scheduler cook", "scheduler, worker, trader"),
+        ("TALLYDESK_MACHINE", "machine b", "small letters and digits"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name_with_what_is_allowed(
@@ -87,6 +88,7 @@ def test_roles_with_numbers() -> None:
         WantedRole("worker", "worker-1"),
     ]
     assert list(parse_roles("")) == []
+    assert [role.name for role in parse_roles("scheduler worker:2", "b")] == ["scheduler", "worker-b-1", "worker-b-2"]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ SETTINGS = (
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 SNAPSHOT = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::int, max(application_name)
   FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()"""
+BLOCKED = """SELECT exchange, to_char(blocked_until AT TIME ZONE 'UTC', 'HH24:MI:SS'), why FROM budget
+  WHERE blocked_until IS NOT NULL ORDER BY 1, 2"""
 STRATEGIES = "SELECT name, error FROM strategy WHERE error IS NOT NULL ORDER BY 1 LIMIT 20"
 FEEDS = """SELECT e.name || ':' || m.symbol || ' ' || t.name, f.last_error
   FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
@@ -84,7 +86,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         migrated = _migrated(settings)
         yield migrated
         if migrated.well:
-            for look in (_accounts, _roles, _strategies, _jobs, _books):
+            for look in (_accounts, _roles, _venues, _strategies, _jobs, _books):
                 yield from look(settings, connection)
 
 
@@ -187,6 +189,16 @@ def _roles(settings: Settings, connection: "psycopg.Connection[Any]") -> Iterato
         yield Finding(
             alive.get(role.name, False), f"{role.name} is running", "Run: tallydesk up, or tallydesk watchdog"
         )
+
+
+def _venues(_: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:
+    blocked = connection.execute(BLOCKED).fetchall()
+    for name, until, why in blocked:
+        text = f"{name} is not asked anything until {until} UTC: {why}"
+        remedy = "It goes on by itself. If it comes again: does another program ask from this address?"
+        yield Finding(False, text, remedy)
+    if not blocked:
+        yield Finding(True, "no venue has told us to wait")
 
 
 def _strategies(_: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from trader.cli._session import Session, session
+from trader.cli._session import Session, asking, session
 from trader.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -49,8 +49,6 @@ async def _sync_one(opened: Session, exchange_id: int, name: str, ccxt_id: str, 
 
     accounts = [one for one in await load_accounts(opened.connection) if one.exchange_id == exchange_id]
     client = connect_account(accounts[0], opened.settings) if accounts else connect_public(ccxt_id, options)
-    try:
+    async with asking(opened, client, exchange_id, accounts[0].id if accounts else None):
         synced = await sync_markets(opened.connection, exchange_id, await client.markets())
-    finally:
-        await client.close()
     print(f"{name}: {synced.added} markets added, {synced.changed} changed, {synced.vanished} no longer listed")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trader.cli._session import Session, session
+from trader.cli._session import Session, asking, session
 from trader.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ async def _one(ours: Session, account: "Account", console: "object") -> bool:
 
     exchange = connect_account(account, ours.settings)
     print(f"{account.name}: reading {account.exchange_name}", flush=True)
-    try:
+    async with asking(ours, exchange, account.exchange_id, account.id):
         for number in range(1, ROUNDS + 1):
             done = await reconcile_account(ours.connection, exchange, account)
             for line in told(done):
@@ -70,8 +70,6 @@ async def _one(ours: Session, account: "Account", console: "object") -> bool:
             if done.agrees or done.failures or (done.judged and done.judged.halting) or number == ROUNDS:
                 return done.agrees
             await asyncio.sleep(APART.total_seconds())
-    finally:
-        await exchange.close()
     return False
 
 

@@ -22,13 +22,15 @@ FEEDS = """SELECT e.name || ':' || m.symbol AS market, t.name AS timeframe, f.en
   JOIN timeframe t ON t.id = f.timeframe_id ORDER BY 1, t.id LIMIT 20"""
 STRATEGIES = """SELECT p.strategy, s.enabled, p.unit, round(p.equity, 2) AS equity, round(p.profit, 2) AS profit,
   p.return_percent, p.trades, s.error FROM performance p JOIN strategy s ON s.name = p.strategy ORDER BY 1 LIMIT 20"""
+BUDGETS = """SELECT exchange, coalesce(account, address) AS "for", used, capacity, for_orders,
+  blocked_until::timestamptz(0), why FROM budget ORDER BY blocked_until NULLS LAST, 1, 2 LIMIT 20"""
 INCIDENTS = """SELECT at::timestamptz(0), severity::text, kind, message FROM incident
   WHERE resolved_at IS NULL ORDER BY at DESC LIMIT 10"""
 
 
 @app.command()
 def status() -> None:
-    """Show processes, accounts, strategies, orders, candle feeds and open incidents.
+    """Show processes, accounts, strategies, orders, candle feeds, requests and open incidents.
 
     Example: tallydesk status
     """
@@ -49,4 +51,5 @@ def status() -> None:
         show(console, connection, "Drift", DRIFT)
         show(console, connection, "Other people's orders and fills", EXTERNAL)
         show(console, connection, "Candle feeds", FEEDS)
+        show(console, connection, "Requests of this minute", BUDGETS)
         show(console, connection, "Open incidents", INCIDENTS)

@@ -1,8 +1,8 @@
 """Venues through ccxt: the only file that imports it.
 
 What ccxt's answers and errors mean is decided in `verdict`, `convert` and `venue`; here they meet the network.
-One `LiveExchange` is one account at one venue, used from one event loop. Requests keep to ccxt's rate limit
-within this process only.
+One `LiveExchange` is one account at one venue, used from one event loop. Requests keep to ccxt's rate
+limit within this process, and to what all processes share if there is a limiter.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from trader.errors import ConfigError, ExchangeError, Retry, TallydeskError, Unk
 from trader.exchange import convert, library, stream
 from trader.exchange.credentials import Credentials, check_keys, refuse_forbidden, refuse_secrets, scrub
 from trader.exchange.hosts import drop_defaults, flat_urls, require_loopback, require_sandbox
+from trader.exchange.limiter import Limiter
 from trader.exchange.paging import PAGES, Ask
 from trader.exchange.protocol import (
     AssetBalance,
@@ -90,6 +91,7 @@ def _listener(ways: _Ways, reader: Any) -> Any:
     client = _client(ways, getattr(pro, ways.ccxt_id), stream.Listener, Tap)
     if not stream.supports(client):
         return None
+    client.limiter = reader.limiter
     client.set_markets_from_exchange(reader)
     client.listen(ArrayCacheBySymbolById)
     return client
@@ -159,6 +161,20 @@ class LiveExchange(PublicReads):
         self.pins_submitted_at = ways.venue.pin != "none"
         """True if the venue itself refuses a request after submitted_at + receive_window, so that "not found"
         past that moment is proof. Where it is False, absence is never proven."""
+
+    @property
+    def units(self) -> float | None:
+        """Units a minute that ccxt keeps to here (`limiter.Limited`); None: its options switch that off."""
+        return 60_000 / self._client.rateLimit if self._client.enableRateLimit and self._client.rateLimit > 0 else None
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether it asks on behalf of an account."""
+        return self._credentials is not None
+
+    def limit(self, limiter: Limiter) -> None:
+        """From now on ask `limiter` before each request."""
+        self._client.limiter = limiter
 
     def __repr__(self) -> str:
         return f"LiveExchange({self.ccxt_id!r}, {self._credentials!r})"

@@ -15,7 +15,8 @@ from typing import Any
 import aiohttp
 
 from trader.clock import to_milliseconds
-from trader.errors import Unknown
+from trader.errors import Retry, Unknown
+from trader.exchange.limiter import Limiter, heard, stated
 
 
 @dataclass(slots=True)
@@ -70,6 +71,8 @@ class Tap:
     number = str
     pin_clock = False
     """The venue signs the time of its clock: sign ours as if it were `pinned_at`."""
+    limiter: Limiter | None = None
+    """Asked before every request; None: ccxt alone paces this connection's requests."""
 
     def on_json_response(self, response_body: str) -> Any:
         return exact_json(response_body)
@@ -79,6 +82,20 @@ class Tap:
         session = getattr(self, "session", None)
         if session is not None and not any(isinstance(trace, _Watch) for trace in session.trace_configs):
             session.trace_configs.append(_Watch())
+
+    async def throttle(self, cost: float | None = None) -> Any:
+        """Before each request: what this venue lets all processes ask first, then ccxt's own pace for this one."""
+        if self.limiter is None:
+            return await super().throttle(cost)  # type: ignore[misc]
+        try:
+            await self.limiter.ask(1.0 if cost is None else float(cost))
+            await super().throttle(cost)  # type: ignore[misc]
+            self.limiter.check()
+        except Retry as error:
+            call = CALL.get(None)
+            if call is not None and call.sent:  # a call of several requests: what the first one did, nobody can say
+                raise Unknown(f"the rest of the call was not sent: {error}") from None
+            raise
 
     def sign(self, *args: Any, **kwargs: Any) -> Any:
         call = CALL.get(None)
@@ -104,6 +121,8 @@ class Tap:
         if call is not None:
             call.answer, call.status, call.headers = None, None, {}
         answer = await super().fetch(*args, **kwargs)  # type: ignore[misc]
+        if self.limiter is not None and (said := stated(self.id, answer)) is not None:  # type: ignore[attr-defined]
+            self.limiter.told(said)
         if call is not None:
             call.answer = answer
         return answer
@@ -112,6 +131,8 @@ class Tap:
         call = CALL.get(None)
         if call is not None:
             call.status, call.headers = code, headers or {}
+        if self.limiter is not None and (said := heard(self.id, code, url, headers, reason)):  # type: ignore[attr-defined]
+            self.limiter.told(said)
         return super().handle_errors(code, reason, url, method, headers, *rest)  # type: ignore[misc]
 
 

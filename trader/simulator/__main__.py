@@ -71,6 +71,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--fee-asset-price", type=_checked("fee-asset-price"), default=Decimal(300), help="in quote")
     p.add_argument("--book-levels", type=int, default=20, help="levels on each side of the synthetic book")
     p.add_argument("--book-quote", type=_checked("book-quote"), default=Decimal(200), help="worth of its first level")
+    p.add_argument("--weight-limit", type=int, default=6000, help="of one address, a minute (default 6000); 0: none")
     p.add_argument("--tick-seconds", type=float, default=0.1, help="how often resting orders and streams move")
     return p
 
@@ -84,6 +85,8 @@ def check_arguments(args: Namespace) -> None:
         refuse(f"--speed is {args.speed}; it must be from 0 to 10000000")
     if not 0 <= args.port <= 65535:
         refuse(f"--port is {args.port}; it must be from 0 to 65535")
+    if args.weight_limit < 0:
+        refuse(f"--weight-limit is {args.weight_limit}; it must be 0 (no limit) or more")
     if not 0.001 <= args.tick_seconds <= 60:
         refuse(f"--tick-seconds is {args.tick_seconds}; it must be from 0.001 to 60")
     if not 1 <= args.book_levels <= 1000 or not args.book_quote or not args.fee_asset_price:

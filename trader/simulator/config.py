@@ -161,6 +161,7 @@ def build(args: Namespace, wall: Callable[[], int] = wall_milliseconds) -> Venue
         wall=wall,
         seed=args.seed,
         shape=BookShape(levels=args.book_levels, first_level=args.book_quote),
+        weight_limit=args.weight_limit,
     )
 
 

@@ -16,8 +16,9 @@ _LARGEST_QUEUE = 100_000
 class Connection:
     """A client's websocket. Sending never waits; a writer task empties the queue in order."""
 
-    def __init__(self, socket: web.WebSocketResponse, faults: Faults) -> None:
+    def __init__(self, socket: web.WebSocketResponse, faults: Faults, address: str = "") -> None:
         self.socket = socket
+        self.address = address
         self._faults = faults
         self._queue: asyncio.Queue[str | None] = asyncio.Queue(_LARGEST_QUEUE)
         self._held: Json | list[Json] | None = None

@@ -17,6 +17,7 @@ KINDS = {
     "reject": "refused with `code` and `message`",
     "unknown_1007": "Binance's -1007, send status unknown; done first if `act` is true",
     "too_many_requests": "HTTP 429 with Retry-After of `seconds`",
+    "banned": "HTTP 418 with Retry-After of `seconds`",
     "lookup_error": "-1000, an unknown error occurred",
     "lookup_miss": "-2013, order does not exist, whether it does or not; a list is empty, whatever is in it",
     "partial": "only `fraction` (default 0.5) of what the book offers is filled at once",

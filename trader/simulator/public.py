@@ -10,12 +10,6 @@ from trader.simulator.timeframe import TIMEFRAMES
 from trader.simulator.venue import Market, Venue
 from trader.simulator.wire import Json, Params, market_json
 
-_LIMITS = [
-    {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 6000},
-    {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": 100},
-    {"rateLimitType": "ORDERS", "interval": "DAY", "intervalNum": 1, "limit": 200000},
-]
-
 
 def ping(_venue: Venue, _params: Params) -> Json:
     return {}
@@ -29,7 +23,7 @@ def exchange_info(venue: Venue, params: Params) -> Json:
     return {
         "timezone": "UTC",
         "serverTime": venue.wall(),
-        "rateLimits": _LIMITS,
+        "rateLimits": venue.weights.rules(),
         "exchangeFilters": [],
         "symbols": [market_json(market.rules) for market in _markets(venue, params)],
     }

@@ -24,6 +24,9 @@ class Entry:
     code: int | None = None
     fault: str | None = None
     acted: bool = False
+    address: str | None = None
+    weight: int = 0
+    """What it cost of the minute's request weight."""
 
 
 class RequestLog:

@@ -15,6 +15,7 @@ from trader.simulator.faults import Faults, Rule
 from trader.simulator.request_log import Entry, RequestLog
 from trader.simulator.rules import VenueError
 from trader.simulator.venue import Venue
+from trader.simulator.weights import Refusal, weight
 from trader.simulator.wire import Params
 
 PUBLIC: dict[str, Callable[[Venue, Params], Any]] = {
@@ -45,7 +46,7 @@ PRIVATE: dict[str, Callable[[Venue, str, Params], Any]] = {
 }
 CREATE = "POST /api/v3/order"
 _ACT_BY_DEFAULT = ("hang",)
-_NEVER_ACT = ("drop_request", "reject", "too_many_requests", "lookup_error", "lookup_miss")
+_NEVER_ACT = ("drop_request", "reject", "too_many_requests", "banned", "lookup_error", "lookup_miss")
 _LISTS = ("GET /api/v3/openOrders", "GET /api/v3/allOrders", "GET /api/v3/myTrades")
 _FAILING = (*_NEVER_ACT, "status", "unknown_1007")
 _log = logging.getLogger(__name__)
@@ -91,15 +92,24 @@ class Server:
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=2**20)
+        app.on_response_prepare.append(self._tell_weight)
         for path in ("/stream/ws", "/stream/ws/{streams:.*}", "/ws-api/v3"):
             app.router.add_get(path, self.sockets)
         app.router.add_route("*", "/simulator/{what:.*}", self.admin)
         app.router.add_route("*", "/{path:.*}", self.dispatch)
         return app
 
+    async def _tell_weight(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Every answer of the exchange says what its address has used, whatever else becomes of it."""
+        if request.path.startswith("/api/v3/"):
+            response.headers.update(self.venue.weights.headers(request.remote or ""))
+
     async def dispatch(self, request: web.Request) -> web.StreamResponse:
         """Serve one request of the exchange: log it, let a fault strike, act, answer."""
         call = await self._read(request)
+        refusal = self.venue.weights.charge(call.entry.address or "", call.entry.weight)
+        if refusal is not None:
+            return _too_much(call, refusal)
         rule = self.faults.take(_facts(call))
         if rule is None:
             return self._finish(call, self._act(call, None))
@@ -114,6 +124,7 @@ class Server:
         entry = self.log.begin(self.venue.wall(), request.method, request.path)
         call = Call(request, f"{request.method} {request.path}", raw, params, entry)
         entry.key, entry.symbol = call.key, params.get("symbol")
+        entry.address, entry.weight = request.remote, weight(call.route, params)
         entry.client_order_id = params.get("origClientOrderId") or params.get("newClientOrderId")
         return call
 
@@ -143,7 +154,10 @@ class Server:
     def _finish(self, call: Call, answer: Answer) -> web.Response:
         call.entry.status = answer.status
         call.entry.outcome = "accepted" if answer.status == 200 else "refused"
-        return web.json_response(answer.body, status=answer.status)
+        response = web.json_response(answer.body, status=answer.status)
+        if call.route == CREATE and answer.status == 200:
+            response.headers.update(self.venue.weights.count_order(call.key or ""))
+        return response
 
     async def _strike(self, call: Call, rule: Rule) -> web.StreamResponse:
         if rule.fault == "delay":
@@ -171,7 +185,7 @@ class Server:
             return web.Response(status=status, text=page, content_type="text/html")
         if rule.fault == "reject":
             call.entry.outcome = "refused"
-        headers = {"Retry-After": str(int(rule.seconds))} if status == 429 else {}
+        headers = {"Retry-After": str(int(rule.seconds))} if rule.fault in ("too_many_requests", "banned") else {}
         return web.json_response({"code": code, "msg": message}, status=status, headers=headers)
 
     async def _lose(self, call: Call, rule: Rule) -> web.StreamResponse:
@@ -261,10 +275,17 @@ def _refusal(rule: Rule) -> tuple[int, int | None, str]:
         "reject": (400, rule.code, rule.message),
         "unknown_1007": (408, -1007, unknown),
         "too_many_requests": (429, -1003, "Too many requests; current limit of requests is exceeded."),
+        "banned": (418, -1003, "Way too many requests; IP banned for a while."),
         "lookup_error": (400, -1000, "An unknown error occurred while processing the request."),
         "lookup_miss": (400, -2013, private.NO_SUCH_ORDER),
     }
     return answers[rule.fault]
+
+
+def _too_much(call: Call, refusal: Refusal) -> web.Response:
+    call.entry.status, call.entry.code, call.entry.outcome = refusal.status, -1003, "refused"
+    body = {"code": -1003, "msg": refusal.message}
+    return web.json_response(body, status=refusal.status, headers={"Retry-After": str(refusal.seconds)})
 
 
 def _hang_up(call: Call) -> web.Response:

@@ -16,6 +16,7 @@ from trader.simulator.request_log import RequestLog
 from trader.simulator.rules import VenueError
 from trader.simulator.streams import AllTickers, Stream, open_stream
 from trader.simulator.venue import Venue
+from trader.simulator.weights import SOCKET_ROUTES, Refusal, weight
 from trader.simulator.wire import Json, Params
 
 OPEN: dict[str, Callable[[Venue, Params], Any]] = {
@@ -60,7 +61,7 @@ class Sockets:
         """Serve one websocket until either side closes it."""
         socket = web.WebSocketResponse(heartbeat=60.0)
         await socket.prepare(request)
-        connection = Connection(socket, self._faults)
+        connection = Connection(socket, self._faults, request.remote or "")
         self._open.add(connection)
         writer = asyncio.create_task(connection.write())
         serve = self._serve_api if request.path.startswith("/ws-api") else self._serve_streams
@@ -113,6 +114,12 @@ class Sockets:
         entry = self._log.begin(self._venue.wall(), "WS", method)
         entry.client_order_id = params.get("origClientOrderId") or params.get("newClientOrderId")
         entry.key, entry.symbol = params.get("apiKey"), params.get("symbol")
+        entry.address = connection.address
+        entry.weight = 2 if method == _SUBSCRIBE else weight(SOCKET_ROUTES.get(method, "/api/v3/"), params)
+        refusal = self._venue.weights.charge(connection.address, entry.weight)
+        if refusal is not None:
+            entry.status, entry.code, entry.outcome = refusal.status, -1003, "refused"
+            return _too_much(refusal, self._venue.wall())
         try:
             result = self._call(connection, method, params)
         except VenueError as error:
@@ -160,6 +167,11 @@ class Sockets:
     def _tell(self, connection: Connection, key: str, event: Json, facts: dict[str, Any]) -> None:
         known = {**facts, "event": event["e"], "key": key, "endpoint": "user"}
         connection.event({"subscriptionId": 0, "event": event}, known)
+
+
+def _too_much(refusal: Refusal, now: int) -> Json:
+    data = {"serverTime": now, "retryAfter": now + refusal.seconds * 1000}
+    return {"status": refusal.status, "error": {"code": -1003, "msg": refusal.message, "data": data}}
 
 
 def _public_facts(event: Json | list[Json]) -> Json:

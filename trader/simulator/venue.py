@@ -14,6 +14,7 @@ from trader.simulator.matching import Balance, Change, Engine, Moment, Order
 from trader.simulator.replay import Series
 from trader.simulator.rules import Rules, Ticket, VenueError, check
 from trader.simulator.store import Store
+from trader.simulator.weights import Weights
 
 BOOKS_KEPT = 1000
 
@@ -50,6 +51,7 @@ class Venue:
         seed: int = 0,
         shape: BookShape | None = None,
         notes: Sequence[str] = (),
+        weight_limit: int = 0,
     ) -> None:
         self.markets = {market.rules.id: market for market in markets}
         self.secrets = secrets
@@ -59,6 +61,7 @@ class Venue:
         self.wall = wall
         self.seed = seed
         self.shape = shape or BookShape()
+        self.weights = Weights(weight_limit, wall)
         self.notes = notes
         """What a person should know before the first request."""
         self.listeners: list[Callable[[Change], None]] = []
