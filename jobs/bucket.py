@@ -25,7 +25,7 @@ SELECT %(queue)s, %(task)s::text, 0, d.lock, d.lock,
           JOIN timeframe t ON t.id = f.timeframe_id
           JOIN market m ON m.id = f.market_id
           JOIN exchange e ON e.id = m.exchange_id
-         WHERE f.enabled AND CASE
+         WHERE f.enabled AND m.active AND CASE
            WHEN f.updated_at IS NULL THEN true
            WHEN f.status = 'error' THEN f.updated_at < clock_timestamp() - interval '15 s'
            WHEN f.status = 'building' OR e.replay OR f.collect_since < f.oldest THEN true

@@ -1,11 +1,11 @@
-"""What Tallydesk needs of a venue: twelve calls and, where there is one, a stream; in Decimal and UTC, and the four
+"""What Tallydesk needs of a venue: thirteen calls and, where there is one, a stream; in Decimal and UTC, and the four
 ways they fail.
 
 Every call may raise `errors.Refused`, `errors.Retry`, `errors.Unknown` or `errors.Fatal`. For calls that
 only read, `Retry` and `Unknown` both mean "could not read": never "empty".
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -36,6 +36,8 @@ class MarketInfo:
     taker_fee: Decimal
     fee_side: FeeSide
     """Which side of a trade pays the fee, in ccxt's words: `get` is what the trade brings in."""
+    status: str | None = None
+    """The venue's own word for its state, such as TRADING or BREAK; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,9 @@ class Exchange(Protocol):
         """Candles that open at or after `since`, oldest first, at most `limit`; the last may still be open."""
 
     async def ticker(self, symbol: str) -> Ticker: ...
+
+    async def tickers(self, symbols: Sequence[str]) -> list[Ticker]:
+        """Those of `symbols` that the venue has a readable ticker of, in one request where it can."""
 
     async def balances(self) -> list[AssetBalance]: ...
 
