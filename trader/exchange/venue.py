@@ -70,6 +70,7 @@ _BINANCE = Venue(
         "open_orders": ((), list),
         "fills": ((), list),
         "candles": ((), list),
+        "tickers": ((), list),
         "balances": (("balances",), list),
     },
 )
@@ -91,6 +92,7 @@ _KRAKEN = Venue(
         "fills": (("result", "trades"), dict),
         "order_fills": (("result",), dict),
         "candles": (("result",), dict),
+        "tickers": (("result",), dict),
         "balances": (("result",), dict),
     },
 )
@@ -111,7 +113,7 @@ _BYBIT = Venue(
     skip_currencies=True,
     # Without it a classic account reads the base quantity of a market buy as money to spend.
     options={"createOrder": {"createMarketBuyOrderRequiresPrice": True}},
-    shapes={"open_orders": _ROWS, "closed_orders": _ROWS, "fills": _ROWS, "candles": _ROWS, "balances": _ROWS},
+    shapes=dict.fromkeys(("open_orders", "closed_orders", "fills", "candles", "tickers", "balances"), _ROWS),
 )
 _KRAKEN_FUTURES = Venue(find_id="cliOrdId")
 
