@@ -17,7 +17,8 @@ INSERT INTO setting DEFAULT VALUES;
 CREATE FUNCTION setting_check() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
   IF NEW.unit <> OLD.unit AND NOT EXISTS (SELECT FROM asset WHERE code = NEW.unit) THEN
-    RAISE EXCEPTION 'unknown unit "%": it is an asset that an exchange lists, such as USDT', NEW.unit USING ERRCODE = 'foreign_key_violation';
+    RAISE EXCEPTION 'unknown unit "%": it is an asset, such as USDT', NEW.unit
+      USING ERRCODE = 'foreign_key_violation', HINT = format('If no exchange lists it: INSERT INTO asset (code) VALUES (%L), and a rate to it.', NEW.unit);
   END IF;
   RETURN NEW;
 END $$;
@@ -172,8 +173,9 @@ BEGIN
   SELECT id INTO asset_ FROM asset WHERE code = NEW.asset;
   SELECT id INTO unit_ FROM asset WHERE code = NEW.unit;
   IF asset_ IS NULL OR unit_ IS NULL THEN
-    RAISE EXCEPTION 'unknown % "%": it is an asset that an exchange lists, such as USDT', CASE WHEN asset_ IS NULL THEN 'asset' ELSE 'unit' END,
-      coalesce(CASE WHEN asset_ IS NULL THEN NEW.asset ELSE NEW.unit END, '') USING ERRCODE = 'foreign_key_violation';
+    RAISE EXCEPTION 'unknown % "%": it is an asset, such as USDT', CASE WHEN asset_ IS NULL THEN 'asset' ELSE 'unit' END,
+      coalesce(CASE WHEN asset_ IS NULL THEN NEW.asset ELSE NEW.unit END, '')
+      USING ERRCODE = 'foreign_key_violation', HINT = 'If no exchange lists it: INSERT INTO asset (code) VALUES (...).';
   END IF;
   INSERT INTO asset_rate (asset_id, unit_id, rate, source) VALUES (asset_, unit_, NEW.rate, 'fixed')
     ON CONFLICT (asset_id, unit_id) DO UPDATE SET rate = EXCLUDED.rate, source = 'fixed';
@@ -363,6 +365,9 @@ BEGIN
     NEW.status := 'error';
     NEW.error_at := CASE WHEN TG_OP = 'UPDATE' AND OLD.last_error = trouble THEN OLD.error_at ELSE clock_timestamp() END;
     NEW.last_error := trouble;
+    RETURN jsonb_populate_record(NEW, '{"due_at": "infinity", "backfill_at": "infinity"}');  -- nothing, where there are no such columns
+  ELSIF TG_OP = 'UPDATE' AND NEW.last_error IS NULL AND OLD.last_error LIKE 'market is % at the venue since %' THEN
+    RETURN jsonb_populate_record(NEW, jsonb_build_object('due_at', clock_timestamp(), 'backfill_at', clock_timestamp()));
   END IF;
   RETURN NEW;
 END $$;
