@@ -11,7 +11,7 @@ from typing import Any
 from procrastinate import App, JobContext
 
 from jobs.app import Context, Job, context_of
-from trader.conversion import ALWAYS, Pair, Price, Way, connected, middle, on_shortest, ways
+from trader.conversion import ALWAYS, Pair, Price, Way, middle, on_shortest, ways
 from trader.db import Connection, fetch_all, first_line
 from trader.errors import TallydeskError
 from trader.exchange.protocol import Ticker
@@ -22,6 +22,8 @@ SECONDS = 10.0
 ROUNDS = 5
 """How often venues are asked in one run: once, and again where the prices of the shortest ways turn out not to be."""
 LONGEST_ERROR = 1000
+MOST_NAMED = 3
+"""Markets without a price that a reason names."""
 
 log = logging.getLogger("conversion")
 
@@ -226,7 +228,7 @@ async def _store(connection: Connection, known: Round) -> None:
     unit = known.unit.unit_id
     await _store_readings(connection, known)
     pairs = [*known.fixed, *(Pair(row.name, row.base_id, row.quote_id) for row in known.markets.values())]
-    found, reachable = ways(pairs, known.prices, unit), connected(pairs, unit)
+    found = ways(pairs, known.prices, unit)
     assets = sorted(known.wanted)
     best: list[Way | None] = [found.get(asset) for asset in assets]
     row = {
@@ -235,19 +237,22 @@ async def _store(connection: Connection, known: Round) -> None:
         "rates": [None if way is None else way.rate for way in best],
         "paths": [None if way is None else "\n".join(way.path) for way in best],
         "at": [None if way is None else min(way.at, known.unit.now) for way in best],
-        "reasons": [
-            None if way else _reason(known, asset in reachable) for asset, way in zip(assets, best, strict=True)
-        ],
+        "reasons": [None if asset in found else _reason(known, pairs, asset) for asset in assets],
     }
     await connection.execute(STORE_RATES, row)
     await connection.execute(FORGET, row)
 
 
-def _reason(known: Round, reachable: bool) -> str:
-    if not reachable:
-        return f"no active market leads to {known.unit.code}, not over others either"
-    why = "; ".join(f"{name}: {text}" for name, text in sorted(known.failed.values()))
-    return f"no way to {known.unit.code} with fresh prices{': could not be read: ' if why else ''}{why}"
+def _reason(known: Round, pairs: list[Pair], asset: int) -> str:
+    """Why there is no way from `asset`, for a person."""
+    there, code = known.unit.unit_id, known.unit.code
+    on_the_way = on_shortest(pairs, there, [asset])
+    if not on_the_way:
+        return f"no active market leads to {code}, not over others either"
+    silent = sorted(on_the_way - known.prices.keys())[:MOST_NAMED]
+    dead = {row.exchange_id for name, row in known.markets.items() if name in on_the_way} & known.failed.keys()
+    why = [f"{name}: {text}" for name, text in sorted(known.failed[number] for number in dead)]
+    return "; ".join([f"no way to {code} with fresh prices: none of {', '.join(silent)}", *why])
 
 
 async def _store_readings(connection: Connection, known: Round) -> None:

@@ -3564,14 +3564,14 @@ CREATE FUNCTION unit_rate(p_asset smallint) RETURNS TABLE (unit text, rate numer
   SELECT s.unit, CASE WHEN a.code = s.unit THEN 1 ELSE r.rate END,
          CASE WHEN a.code = s.unit THEN 'unit' WHEN r.rate IS NULL THEN 'missing' WHEN r.source = 'fixed' THEN 'fixed'
               WHEN r.priced_at < statement_timestamp() - s.rate_fresh THEN 'stale' ELSE 'fresh' END,
-         CASE WHEN a.code <> s.unit AND r.source = 'market' THEN date_trunc('seconds', greatest(statement_timestamp() - r.priced_at, '0')) END
+         CASE WHEN a.code <> s.unit AND r.source = 'market' AND r.rate IS NOT NULL THEN date_trunc('seconds', greatest(statement_timestamp() - r.priced_at, '0')) END
     FROM setting s JOIN asset a ON a.id = p_asset LEFT JOIN asset u ON u.code = s.unit LEFT JOIN asset_rate r ON r.asset_id = a.id AND r.unit_id = u.id $$;
 COMMENT ON FUNCTION unit_rate IS 'What one of an asset is worth in setting.unit; state is unit (it is the unit itself), fixed, fresh, stale (its prices are older than setting.rate_fresh) or missing, and then rate is NULL.';
 
 CREATE VIEW rates AS
   SELECT a.code AS asset, u.code AS unit, trim_scale(r.rate) AS rate,
          CASE WHEN r.rate IS NULL THEN 'missing' WHEN r.source = 'fixed' THEN 'fixed' WHEN r.priced_at < statement_timestamp() - s.rate_fresh THEN 'stale' ELSE 'fresh' END AS state,
-         CASE WHEN r.source = 'market' THEN date_trunc('seconds', greatest(statement_timestamp() - r.priced_at, '0')) END AS age, r.path, r.priced_at, r.reason
+         CASE WHEN r.source = 'market' AND r.rate IS NOT NULL THEN date_trunc('seconds', greatest(statement_timestamp() - r.priced_at, '0')) END AS age, r.path, r.priced_at, r.reason
     FROM asset_rate r
     JOIN asset a ON a.id = r.asset_id
     JOIN asset u ON u.id = r.unit_id
@@ -3664,7 +3664,7 @@ CREATE VIEW account_total AS
   SELECT x.mode, x.account, x.exchange, round(sum(x.value), 8) AS value, min(x.unit) AS unit, count(x.asset) AS assets,
          array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate = 'missing') AS unpriced,
          array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate = 'stale') AS old_rates, max(x.rate_age) AS rate_age,
-         min(x.read_at) AS read_at, date_trunc('seconds', greatest(statement_timestamp() - min(x.read_at), '0')) AS age,
+         min(x.read_at) AS read_at, CASE WHEN min(x.read_at) IS NOT NULL THEN date_trunc('seconds', greatest(statement_timestamp() - min(x.read_at), '0')) END AS age,
          bool_or(x.stale) AS stale, string_agg(DISTINCT x.note, '; ') AS note
     FROM (SELECT c.mode::text AS mode, c.name AS account, e.name AS exchange, s.unit, v.asset, v.rate, v.rate_age, d.read_at,
                  CASE WHEN v.asset IS NOT NULL THEN v.value WHEN d.read_at IS NOT NULL THEN 0 END AS value, k.stale,

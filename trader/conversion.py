@@ -123,11 +123,6 @@ def on_shortest(pairs: Collection[Pair], unit: int, wanted: Iterable[int]) -> se
     return names
 
 
-def connected(pairs: Iterable[Pair], unit: int) -> set[int]:
-    """The assets from which some way leads to `unit`, priced or not."""
-    return set(_distances(_neighbours(pairs), unit))
-
-
 def _neighbours(pairs: Iterable[Pair]) -> dict[int, list[tuple[int, Pair]]]:
     beside: dict[int, list[tuple[int, Pair]]] = defaultdict(list)
     for pair in pairs:

@@ -86,6 +86,7 @@ def test_never_read_is_not_nothing(books: Books) -> None:
     read(books, 2)
     found = totals(books)
     assert (found["main"].value, found["main"].stale, found["main"].note) == (None, True, "main: was never read")
+    assert (found["main"].read_at, found["main"].age) == (None, None)
     assert (found["elsewhere"].value, found["elsewhere"].stale) == (0, False)
     assert (found[None].value, found[None].stale) == (0, True)
 
