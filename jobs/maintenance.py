@@ -5,8 +5,9 @@ import logging
 import psycopg
 from procrastinate import App, JobContext
 
-from jobs import conversion, equity
+from jobs import conversion
 from jobs.app import Job, context_of
+from jobs.equity import THIN
 from trader.db import Connection, fetch_all, first_line
 
 HEARTBEAT_SECONDS = 5.0
@@ -60,12 +61,12 @@ async def rescue_stalled(connection: Connection, dead_after: float = DEAD_AFTER_
 
 
 async def prune(job: JobContext) -> None:
-    """Delete finished jobs that nobody needs any more, and thin out old points of equity and of rates."""
+    """Delete finished jobs that nobody needs any more, and thin out old equity points."""
     await job.app.job_manager.delete_old_jobs(
         KEEP_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
     )
     async with context_of(job).pool.connection() as connection:
-        await connection.execute(equity.THIN)
+        await connection.execute(THIN)
         await connection.execute(conversion.THIN)
 
 

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from procrastinate import App
 
-from jobs import conversion, maintenance
+from jobs import account, conversion, maintenance
 from jobs.app import Context, build_app, defer_in
 from tests.plugins._venue import Venue
 from trader.config import load
@@ -73,8 +73,8 @@ async def db(database: str) -> AsyncIterator[Connection]:
 async def desk(db: Connection, database: str) -> AsyncIterator[Desk]:
     venues = {"binance": Venue(books=dict(ADA_BTC)), "kraken": Venue(books=dict(BTC_USD))}
     async with open_pool(database, IDENTITY, 4) as pool:
-        context = Context(load({"HOME": "/nowhere"}), pool, connect=lambda account, _: venues[account.exchange_name])
-        app = build_app(database, IDENTITY, [conversion, maintenance])
+        context = Context(load({"HOME": "/nowhere"}), pool, connect=lambda row, _: venues[row.exchange_name])
+        app = build_app(database, IDENTITY, [account, conversion, maintenance])
         async with app.open_async():
             yield Desk(db, app, context, venues)
         await context.close()
@@ -306,3 +306,17 @@ async def test_people_do_not_write_what_the_job_writes(desk: Desk) -> None:
         ):  # fmt: skip
             with pytest.raises(psycopg.Error, match=words):
                 await person.execute(statement)  # type: ignore[arg-type]
+
+
+async def test_an_account_that_cannot_be_read_says_why_and_the_other_is_read(desk: Desk) -> None:
+    desk.kraken.errors["balances"] = RuntimeError("the venue is not well")
+    desk.binance.owned = {"USD": "5"}
+    await desk.db.execute(account.DEFER_ALL, account.ALL)
+    await desk.app.run_worker_async(
+        wait=False, additional_context={"context": desk.context}, install_signal_handlers=False, listen_notify=False
+    )
+    jobs = await fetch_all(desk.db, "SELECT lock, status::text FROM procrastinate_jobs ORDER BY lock")
+    assert [tuple(job) for job in jobs] == [("balances:1", "succeeded"), ("balances:2", "failed")]
+    rows = await fetch_all(desk.db, "SELECT account, note FROM account_total ORDER BY account")
+    words = "second: could not be read: RuntimeError: the venue is not well"
+    assert [tuple(row) for row in rows] == [("main", None), ("second", words), (None, words)]

@@ -274,17 +274,6 @@ async def test_the_jobs_do_what_they_say(db: Connection, desk: Desk) -> None:
     assert (await fetch_one(db, "SELECT count(*) AS n FROM market")).n == 2
 
 
-async def test_an_account_that_cannot_be_read_says_why(db: Connection, desk: Desk) -> None:
-    desk.venue.errors["balances"] = RuntimeError("the venue is not well")
-    await db.execute(account.DEFER_ALL, account.ALL)
-    await desk.work()
-    assert [job.status for job in await jobs_of(db, "account.balances")] == ["failed"] * 2
-    rows = await fetch_all(db, "SELECT account, note FROM account_total WHERE account IS NOT NULL ORDER BY account")
-    assert [row.note for row in rows] == [
-        f"{name}: could not be read: RuntimeError: the venue is not well" for name in ("main", "two")
-    ]
-
-
 async def test_a_job_that_fails_is_kept_with_its_reason_at_the_feed(db: Connection, desk: Desk) -> None:
     desk.venue.errors[0] = RuntimeError("the venue is not well")
     await due(db)
