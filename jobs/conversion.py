@@ -185,7 +185,7 @@ async def _load(connection: Connection) -> Round | None:
     known = Round(unit, wanted, markets, [], {}, {row.name for row in markets.values() if not row.failing})
     for row in await fetch_all(connection, FIXED):
         known.fixed.append(Pair(row.name, row.asset_id, row.unit_id))
-        known.prices[row.name] = Price(row.rate, ALWAYS, row.rate * 0)
+        known.prices[row.name] = Price(row.rate, ALWAYS, Decimal(0))
     by_number = {row.id: row for row in markets.values()}
     for row in await fetch_all(connection, PRICES, given):
         if row.market_id in by_number:

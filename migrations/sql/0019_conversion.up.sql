@@ -202,7 +202,7 @@ CREATE TRIGGER written BEFORE INSERT OR UPDATE OR DELETE ON account_read FOR EAC
 
 CREATE VIEW account_value AS
   SELECT c.name AS account, e.name AS exchange, c.mode::text AS mode, a.code AS asset, trim_scale(b.total) AS total, trim_scale(b.free) AS free, trim_scale(b.used) AS used,
-         round(b.total * r.rate, 8) AS value, r.unit, r.state AS rate, r.age AS rate_age, b.read_at,
+         round(b.total * r.rate, 8) AS value, r.unit, r.state AS rate_state, r.age AS rate_age, b.read_at,
          date_trunc('seconds', greatest(statement_timestamp() - b.read_at, '0')) AS age,
          d.failed_at IS NOT NULL OR b.read_at < statement_timestamp() - s.balance_fresh AS stale
     FROM account c
@@ -220,7 +220,7 @@ COMMENT ON COLUMN account_value.free IS 'As the venue said: not in its open orde
 COMMENT ON COLUMN account_value.used IS 'As the venue said: in its open orders.';
 COMMENT ON COLUMN account_value.value IS 'total in unit; NULL: nobody knows its rate.';
 COMMENT ON COLUMN account_value.unit IS 'That of setting.unit.';
-COMMENT ON COLUMN account_value.rate IS 'How well its rate is known: unit (it is the unit itself), fixed, fresh, stale or missing. See rates.';
+COMMENT ON COLUMN account_value.rate_state IS 'How well its rate is known: unit (it is the unit itself), fixed, fresh, stale or missing. See rates.';
 COMMENT ON COLUMN account_value.rate_age IS 'Since the oldest price of its rate was true.';
 COMMENT ON COLUMN account_value.read_at IS 'When the venue said so.';
 COMMENT ON COLUMN account_value.age IS 'Since then.';
@@ -228,11 +228,11 @@ COMMENT ON COLUMN account_value.stale IS 'The last reading failed, or it is long
 
 CREATE VIEW account_total AS
   SELECT x.mode, x.account, x.exchange, round(sum(x.value), 8) AS value, min(x.unit) AS unit, count(x.asset) AS assets,
-         array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate = 'missing') AS unpriced,
-         array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate = 'stale') AS old_rates, max(x.rate_age) AS rate_age,
+         array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate_state = 'missing') AS unpriced,
+         array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate_state = 'stale') AS old_rates, max(x.rate_age) AS rate_age,
          min(x.read_at) AS read_at, CASE WHEN min(x.read_at) IS NOT NULL THEN date_trunc('seconds', greatest(statement_timestamp() - min(x.read_at), '0')) END AS age,
          bool_or(x.stale) AS stale, string_agg(DISTINCT x.note, '; ') AS note
-    FROM (SELECT c.mode::text AS mode, c.name AS account, e.name AS exchange, s.unit, v.asset, v.rate, v.rate_age, d.read_at,
+    FROM (SELECT c.mode::text AS mode, c.name AS account, e.name AS exchange, s.unit, v.asset, v.rate_state, v.rate_age, d.read_at,
                  CASE WHEN v.asset IS NOT NULL THEN v.value WHEN d.read_at IS NOT NULL THEN 0 END AS value, k.stale,
                  CASE WHEN k.stale THEN format('%s: %s', c.name, CASE WHEN d.failed_at IS NOT NULL THEN 'could not be read: ' || d.error WHEN d.read_at IS NULL THEN 'was never read'
                    ELSE 'was not read lately' END) END AS note
@@ -262,7 +262,7 @@ COMMENT ON COLUMN account_total.note IS 'Which account is stale, and why.';
 CREATE OR REPLACE VIEW holding AS
   SELECT s.name AS strategy, c.name AS account, a.code AS asset, trim_scale(b.total) AS total, trim_scale(b.held) AS held,
          round(k.cost / nullif(k.quantity, 0), 8) AS average_cost, round(p.price, 8) AS price, round(b.total * p.price, 8) AS value, u.code AS unit,
-         round(b.total * r.rate, 8) AS common_value, r.unit AS common_unit, r.state AS rate, r.age AS rate_age
+         round(b.total * r.rate, 8) AS common_value, r.unit AS common_unit, r.state AS rate_state, r.age AS rate_age
     FROM strategy s
     JOIN account c ON c.id = s.account_id
     JOIN asset u ON u.id = s.unit_id
@@ -275,7 +275,7 @@ CREATE OR REPLACE VIEW holding AS
     CROSS JOIN LATERAL unit_rate(b.asset_id) r;
 COMMENT ON COLUMN holding.common_value IS 'total in common_unit, over as many markets as it takes; NULL: nobody knows its rate.';
 COMMENT ON COLUMN holding.common_unit IS 'That of setting.unit, the same for all strategies.';
-COMMENT ON COLUMN holding.rate IS 'How well the rate to common_unit is known: unit (it is the unit itself), fixed, fresh, stale or missing. See rates.';
+COMMENT ON COLUMN holding.rate_state IS 'How well the rate to common_unit is known: unit (it is the unit itself), fixed, fresh, stale or missing. See rates.';
 COMMENT ON COLUMN holding.rate_age IS 'Since the oldest price of that rate was true.';
 
 CREATE OR REPLACE VIEW performance AS
@@ -365,7 +365,7 @@ BEGIN
     NEW.status := 'error';
     NEW.error_at := CASE WHEN TG_OP = 'UPDATE' AND OLD.last_error = trouble THEN OLD.error_at ELSE clock_timestamp() END;
     NEW.last_error := trouble;
-    RETURN jsonb_populate_record(NEW, '{"due_at": "infinity", "backfill_at": "infinity"}');  -- nothing, where there are no such columns
+    RETURN jsonb_populate_record(NEW, '{"due_at": "9000-01-01Z", "backfill_at": "9000-01-01Z"}');  -- nothing, where there are no such columns
   ELSIF TG_OP = 'UPDATE' AND NEW.last_error IS NULL AND OLD.last_error LIKE 'market is % at the venue since %' THEN
     RETURN jsonb_populate_record(NEW, jsonb_build_object('due_at', clock_timestamp(), 'backfill_at', clock_timestamp()));
   END IF;

@@ -85,14 +85,15 @@ async def candle(db: Connection, market: str, close: float, age: str) -> None:
     given = {"market": market, "close": close, "age": age}
     await db.execute(
         """INSERT INTO bucket_feed (market_id, timeframe_id, collect_since, newest)
-           SELECT m.id, 1, '2020-01-01Z', now() - %(age)s::interval FROM market m JOIN exchange e ON e.id = exchange_id
+           SELECT m.id, 1, '2020-01-01Z', now() - %(age)s::interval
+             FROM market m JOIN exchange e ON e.id = m.exchange_id
             WHERE e.name || ':' || m.symbol = %(market)s""",
         given,
     )
     await db.execute(
         """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
            SELECT f.market_id, 1, f.newest, %(close)s, %(close)s, %(close)s, %(close)s, 1, 'fetched'
-             FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = exchange_id
+             FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
             WHERE e.name || ':' || m.symbol = %(market)s""",
         given,
     )

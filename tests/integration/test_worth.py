@@ -95,7 +95,7 @@ def test_what_has_no_rate_is_listed_and_not_nothing(books: Books) -> None:
     read(books, 1, DOGE=7)
     assert (totals(books)["main"].value, totals(books)["main"].unpriced) == (None, ["DOGE"])
     row = books.row("SELECT * FROM account_value")
-    assert (row.total, row.value, row.rate, row.rate_age) == (7, None, "missing", None)
+    assert (row.total, row.value, row.rate_state, row.rate_age) == (7, None, "missing", None)
 
 
 @pytest.mark.parametrize(("age", "state"), [("1 s", "fresh"), ("4 min 59 s", "fresh"), ("5 min 1 s", "stale")])
@@ -103,8 +103,8 @@ def test_how_old_a_rate_is(books: Books, age: str, state: str) -> None:
     rate(books, "BTC", 50000, age)
     read(books, 1, BTC=1, USDT=1)
     rows = {row.asset: row for row in books.execute("SELECT * FROM account_value")}
-    assert (rows["BTC"].rate, rows["BTC"].value) == (state, 50000)
-    assert (rows["USDT"].rate, rows["USDT"].value, rows["USDT"].rate_age) == ("unit", 1, None)
+    assert (rows["BTC"].rate_state, rows["BTC"].value) == (state, 50000)
+    assert (rows["USDT"].rate_state, rows["USDT"].value, rows["USDT"].rate_age) == ("unit", 1, None)
     assert books.value("SELECT state FROM rates") == state
 
 
@@ -123,7 +123,7 @@ def test_holdings_in_the_common_unit(worth: Books) -> None:
     worth.trade("buy", "0.01", 50000)
     rows = {row.asset: row for row in worth.execute("SELECT * FROM holding")}
     assert (rows["BTC"].value, rows["BTC"].common_value, rows["BTC"].common_unit) == (600, 500, "USDT")
-    assert (rows["BTC"].rate, rows["USDT"].rate, rows["USDT"].common_value) == ("fresh", "unit", 500)
+    assert (rows["BTC"].rate_state, rows["USDT"].rate_state, rows["USDT"].common_value) == ("fresh", "unit", 500)
     made = worth.performance()
     assert (made.equity, made.common_equity, made.profit, made.common_profit) == (1100, 1000, 100, 0)
     assert (made.common_unpriced, made.old_rates, made.common_unit) == (None, None, "USDT")

@@ -29,7 +29,7 @@ SELECT mode, coalesce(account, 'all of it') AS account, exchange, value, unit,
 """
 
 ASSETS = """
-SELECT account, asset, total, used, value, unit, rate, rate_age, age, CASE WHEN stale THEN 'stale' END AS stale
+SELECT account, asset, total, used, value, unit, rate_state, rate_age, age, CASE WHEN stale THEN 'stale' END AS stale
   FROM account_value ORDER BY account, value DESC NULLS LAST, asset
 """
 
