@@ -61,10 +61,11 @@ DROP TRIGGER follow_market ON bucket_feed;
 DROP TRIGGER market_stops_or_goes_on ON market;
 DROP TRIGGER market_check ON market;
 DROP TRIGGER kept ON market;
+DROP TRIGGER market_kept ON market;
 UPDATE bucket_feed SET status = CASE WHEN newest IS NULL THEN 'absent' ELSE 'building' END::feed_status, last_error = NULL, error_at = NULL
  WHERE status = 'error' AND last_error LIKE 'market is % at the venue since %';
 UPDATE incident SET resolved_at = clock_timestamp() WHERE kind = 'market inactive' AND resolved_at IS NULL;
-DROP FUNCTION market_stops_or_goes_on(), bucket_feed_follow_market(), market_check(), market_trouble(int);
+DROP FUNCTION market_stops_or_goes_on(), bucket_feed_follow_market(), market_check(), market_kept(), market_trouble(int);
 ALTER TABLE market DROP COLUMN status, DROP COLUMN listed, DROP COLUMN inactive_since;
 COMMENT ON COLUMN market.active IS 'False: the venue does not trade it now; orders on it are denied.';
 ALTER TABLE exchange DROP COLUMN synced_at;

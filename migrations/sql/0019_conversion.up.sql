@@ -28,7 +28,7 @@ CREATE TRIGGER kept BEFORE DELETE OR TRUNCATE ON setting FOR EACH STATEMENT EXEC
 
 -- Prices, and whether venues could be asked for them.
 CREATE TABLE ticker (
-  market_id  int PRIMARY KEY REFERENCES market,
+  market_id  int PRIMARY KEY REFERENCES market ON DELETE CASCADE,
   bid        numeric CONSTRAINT bid_is_finite_and_above_zero CHECK (bid > 0 AND bid < 'Infinity'),
   ask        numeric CONSTRAINT ask_is_finite_and_above_zero CHECK (ask > 0 AND ask < 'Infinity'),
   last       numeric CONSTRAINT last_is_finite_and_above_zero CHECK (last > 0 AND last < 'Infinity'),
@@ -43,7 +43,7 @@ CREATE TRIGGER written BEFORE INSERT OR UPDATE OR DELETE ON ticker FOR EACH STAT
   EXECUTE FUNCTION only_from_processes('it is what the venue said; to set a rate: INSERT INTO rates');
 
 CREATE TABLE price_read (
-  exchange_id  smallint PRIMARY KEY REFERENCES exchange,
+  exchange_id  smallint PRIMARY KEY REFERENCES exchange ON DELETE CASCADE,
   read_at      timestamptz,
   failed_at    timestamptz,
   error        text
@@ -353,8 +353,23 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION market_check IS 'Trigger: since when a market does not trade.';
 CREATE TRIGGER market_check BEFORE INSERT OR UPDATE ON market FOR EACH ROW EXECUTE FUNCTION market_check();
-CREATE TRIGGER kept BEFORE DELETE OR TRUNCATE ON market FOR EACH STATEMENT
-  EXECUTE FUNCTION refuse('markets are kept with their candles, orders and fills; one that the venue does not trade is inactive by itself; to stop a feed: UPDATE bucket_feed SET enabled = false');
+
+CREATE FUNCTION market_kept() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  what text := concat_ws(', ', CASE WHEN EXISTS (SELECT FROM bucket_feed WHERE market_id = OLD.id) THEN 'candles or feeds' END,
+    CASE WHEN EXISTS (SELECT FROM "order" WHERE market_id = OLD.id) THEN 'orders and fills' END,
+    CASE WHEN EXISTS (SELECT FROM position WHERE market_id = OLD.id) THEN 'positions' END,
+    CASE WHEN EXISTS (SELECT FROM strategy WHERE market_id = OLD.id) THEN 'strategies' END);
+BEGIN
+  IF what <> '' THEN
+    RAISE EXCEPTION 'market % is kept: it has %', (SELECT name || ':' || OLD.symbol FROM exchange WHERE id = OLD.exchange_id), what
+      USING ERRCODE = 'restrict_violation', HINT = 'One that the venue does not trade is inactive by itself; to stop a feed: UPDATE bucket_feed SET enabled = false.';
+  END IF;
+  RETURN OLD;
+END $$;
+COMMENT ON FUNCTION market_kept IS 'Trigger: a market to which anything refers stays.';
+CREATE TRIGGER market_kept BEFORE DELETE ON market FOR EACH ROW EXECUTE FUNCTION market_kept();
+CREATE TRIGGER kept BEFORE TRUNCATE ON market FOR EACH STATEMENT EXECUTE FUNCTION refuse('candles, orders and fills refer to them');
 
 -- A feed keeps what its person wishes in enabled; that its market stands still shows in status and last_error, whoever writes the row.
 CREATE FUNCTION bucket_feed_follow_market() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
 
 from jobs import bucket, market
@@ -191,12 +190,18 @@ async def test_a_market_that_stopped_lately_and_is_waited_for_is_looked_at_often
     assert await asked() == 0
 
 
-@pytest.mark.parametrize(
-    "statement", ["DELETE FROM market WHERE id = 1", "DELETE FROM market", "TRUNCATE market CASCADE"]
-)
-async def test_markets_are_kept(db: Connection, statement: Any) -> None:
-    with pytest.raises(psycopg.errors.RestrictViolation, match="markets are kept with their candles, orders and fills"):
-        await db.execute(statement)
+def test_markets_that_anything_refers_to_are_kept(books: Books) -> None:
+    books.strategy(deposit=1000)
+    books.trade("buy", "0.01", 50000)
+    kept = "market sim:BTC/USDT is kept: it has candles or feeds, orders and fills, positions"
+    for trader in (False, True):
+        assert books.refused("DELETE FROM market WHERE id = 1", trader=trader) == kept
+        assert "candles, orders and fills refer to them" in books.refused("TRUNCATE market CASCADE", trader=trader)
+    assert books.refused("DELETE FROM market WHERE id = 2") == "market sim:ETH/USDT is kept: it has candles or feeds"
+    books.execute("UPDATE strategy SET market_id = 4")
+    assert books.refused("DELETE FROM market WHERE id = 4") == "market sim:ETH/BTC is kept: it has strategies"
+    books.trader("INSERT INTO ticker VALUES (5, 1, 2, 3, now())")
+    books.execute("DELETE FROM market WHERE id = 5")  # the next sync brings it back
 
 
 async def test_the_step_goes_back_and_forward_with_a_market_that_stopped(db: Connection, database: str) -> None:
