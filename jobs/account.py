@@ -3,7 +3,7 @@
 from procrastinate import App, JobContext
 
 from jobs.app import QUEUE, context_of
-from trader.account import read_balances
+from trader.account import noting_failure, read_balances
 
 TASK = "account.balances"
 
@@ -25,7 +25,7 @@ ALL = {"queue": QUEUE, "task": TASK}
 async def balances(job: JobContext, account_id: int) -> None:
     """Read one account's balances. An account that cannot be read keeps its last ones, and the job fails."""
     context = context_of(job)
-    async with context.pool.connection() as connection:
+    async with context.pool.connection() as connection, noting_failure(connection, account_id):
         account, exchange = await context.account(connection, account_id)
         await read_balances(connection, exchange, account)
 

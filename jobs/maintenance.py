@@ -5,6 +5,7 @@ import logging
 import psycopg
 from procrastinate import App, JobContext
 
+from jobs import conversion
 from jobs.app import Job, context_of
 from jobs.equity import THIN
 from trader.db import Connection, fetch_all, first_line
@@ -81,6 +82,7 @@ async def prune(job: JobContext) -> None:
     )
     async with context_of(job).pool.connection() as connection:
         await connection.execute(THIN)
+        await connection.execute(conversion.THIN)
         await forget_candles(connection)
 
 

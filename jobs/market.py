@@ -19,9 +19,15 @@ ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 """
 
 DEFER_ALL = _DEFER + _ONCE
-# A sync that works deletes what is left of those that failed before it.
+# A sync that works deletes what is left of those that failed before it. A market that stopped within the last day, and
+# that a feed or a strategy waits for, is looked at more often: it may be back in minutes.
 _MISSING = """
  WHERE NOT EXISTS (SELECT FROM market m WHERE m.exchange_id = e.id)
+    OR (e.synced_at < clock_timestamp() - interval '5 min' AND EXISTS (
+         SELECT FROM market m WHERE m.exchange_id = e.id AND NOT m.active
+            AND m.inactive_since > clock_timestamp() - interval '1 day'
+            AND (EXISTS (SELECT FROM bucket_feed f WHERE f.market_id = m.id AND f.enabled)
+                 OR EXISTS (SELECT FROM strategy s WHERE s.market_id = m.id AND s.enabled))))
     OR EXISTS (SELECT FROM procrastinate_jobs j WHERE j.status = 'failed' AND j.task_name = %(task)s::text
                   AND j.lock = 'markets:' || e.id)
 """

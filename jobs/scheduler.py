@@ -17,7 +17,7 @@ from typing import Any, LiteralString
 import psycopg
 import schedule
 
-from jobs import account, bucket, derive, equity, gap, maintenance, market, reconcile, strategy
+from jobs import account, bucket, conversion, derive, equity, gap, maintenance, market, reconcile, strategy
 from jobs.app import DEFER, Job, defer_parameters
 from trader import role
 from trader.config import Settings
@@ -51,8 +51,9 @@ def ticks(settings: Settings) -> list[Tick]:
         _one("strategies", 60.0, strategy.SWEEP_JOB),
         Tick("balances", 5.0, account.DEFER_ALL, account.ALL),
         Tick("reconciliation", reconcile.SECONDS, reconcile.DEFER_ALL, reconcile.ALL),
-        Tick("markets", 6 * 3600.0, market.DEFER_ALL, market.ALL),
+        Tick("markets", 3600.0, market.DEFER_ALL, market.ALL),
         Tick("missing markets", 60.0, market.DEFER_MISSING, market.ALL),
+        _one("rates", conversion.SECONDS, conversion.RATES_JOB),
         _one("equity", 3.0, equity.SAMPLE_JOB),
         _one("rescue", 15.0, maintenance.RESCUE_JOB),
         _one("prune", 3600.0, maintenance.PRUNE_JOB),

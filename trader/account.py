@@ -1,16 +1,18 @@
 """Accounts: our credentials and mode at an exchange, and what the venue says we own there."""
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from trader.config import Settings
-from trader.db import Connection, fetch_all, fetch_one, retrying
+from trader.db import Connection, fetch_all, fetch_one, first_line, retrying
 from trader.errors import ExchangeError
 from trader.exchange.credentials import read_credentials, refuse_secrets
 from trader.exchange.protocol import AssetBalance, Exchange
@@ -101,8 +103,22 @@ state AS (
     ledger = EXCLUDED.ledger, settled = EXCLUDED.settled, read_at = EXCLUDED.read_at
   RETURNING asset_id
 )
-SELECT settled, settled AND NOT opened AS opened_now, (SELECT count(*) FROM stored) AS stored FROM state
+SELECT settled, settled AND NOT opened AS opened_now, settled OR opened AS known,
+       (SELECT count(*) FROM stored) AS stored
+  FROM state
 """  # noqa: S608 - made of this file's own constants
+
+# A reading that may not be stored yet (nothing is opened while an order is in flight) is no failure either.
+READ = """
+INSERT INTO account_read AS r (account_id, read_at)
+VALUES (%(account)s, CASE WHEN %(known)s THEN clock_timestamp() END)
+ON CONFLICT (account_id) DO UPDATE SET read_at = coalesce(EXCLUDED.read_at, r.read_at), failed_at = NULL, error = NULL
+"""
+FAILED = """
+INSERT INTO account_read (account_id, failed_at, error) VALUES (%(account)s, clock_timestamp(), %(error)s)
+ON CONFLICT (account_id) DO UPDATE SET failed_at = EXCLUDED.failed_at, error = EXCLUDED.error
+"""
+LONGEST_ERROR = 1000
 
 OPENED = "UPDATE account SET opened_at = %(now)s WHERE id = %(account)s AND opened_at IS NULL"
 
@@ -242,12 +258,25 @@ async def read_balances(
             row = await fetch_one(connection, STORE_READ, parameters)
             if row.opened_now:
                 await connection.execute(OPENED, parameters)
+            await connection.execute(READ, {"account": account.id, "known": row.known})
             read = BalanceRead(settled=row.settled, opened=row.opened_now, stored=row.stored)
             if then is not None:
                 await then(connection, read)
             return read
 
     return await retrying(store)
+
+
+@contextlib.asynccontextmanager
+async def noting_failure(connection: Connection, account_id: int) -> AsyncIterator[None]:
+    """Write to account_read why the block could not read the account, and raise that again."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{type(error).__name__}: {first_line(error)}"[:LONGEST_ERROR]
+        with contextlib.suppress(psycopg.Error):  # the error that counts is the first one
+            await connection.execute(FAILED, {"account": account_id, "error": text})
+        raise
 
 
 async def _unmoved(connection: Connection, exchange: Exchange, account: Account) -> list[int]:

@@ -12,7 +12,7 @@ SMALLEST, TOO_LARGE = Decimal("1e-18"), Decimal("1e20")
 """What the columns can hold."""
 
 # Synced by two processes at once: one after the other, in one order.
-LOCK = "SELECT FROM exchange WHERE id = %s FOR NO KEY UPDATE"
+LOCK = "UPDATE exchange SET synced_at = clock_timestamp() WHERE id = %s"
 
 ADD_ASSETS = """
 INSERT INTO asset (code) SELECT DISTINCT code FROM unnest(%(codes)s::text[]) n (code)
@@ -26,32 +26,34 @@ WITH given AS (
   SELECT n.symbol, b.id AS base_id, q.id AS quote_id, n.active, n.price_tick::numeric(38, 18) AS price_tick,
          n.quantity_step::numeric(38, 18) AS quantity_step, n.quantity_min::numeric(38, 18) AS quantity_min,
          n.quantity_max::numeric(38, 18) AS quantity_max, n.cost_min::numeric(38, 18) AS cost_min,
-         n.maker_fee, n.taker_fee, n.fee_side
+         n.maker_fee, n.taker_fee, n.fee_side, n.status
     FROM unnest(%(symbols)s::text[], %(bases)s::text[], %(quotes)s::text[], %(active)s::boolean[],
                 %(price_ticks)s::numeric[], %(quantity_steps)s::numeric[], %(quantity_mins)s::numeric[],
                 %(quantity_maxs)s::numeric[], %(cost_mins)s::numeric[], %(maker_fees)s::numeric[],
-                %(taker_fees)s::numeric[], %(fee_sides)s::fee_side[])
+                %(taker_fees)s::numeric[], %(fee_sides)s::fee_side[], %(statuses)s::text[])
       n (symbol, base, quote, active, price_tick, quantity_step, quantity_min, quantity_max, cost_min, maker_fee,
-         taker_fee, fee_side)
+         taker_fee, fee_side, status)
     JOIN asset b ON b.code = n.base JOIN asset q ON q.code = n.quote
 ), written AS (
   INSERT INTO market AS m (exchange_id, symbol, base_id, quote_id, active, price_tick, quantity_step, quantity_min,
-                           quantity_max, cost_min, maker_fee, taker_fee, fee_side)
+                           quantity_max, cost_min, maker_fee, taker_fee, fee_side, status)
   SELECT %(exchange)s, g.* FROM given g
    WHERE NOT EXISTS (SELECT FROM market o WHERE o.exchange_id = %(exchange)s AND o.symbol = g.symbol
+     AND o.listed
      AND (o.active, o.price_tick, o.quantity_step, o.quantity_min, o.quantity_max, o.cost_min, o.maker_fee,
-          o.taker_fee, o.fee_side)
+          o.taker_fee, o.fee_side, o.status)
       IS NOT DISTINCT FROM (g.active, g.price_tick, g.quantity_step, g.quantity_min, g.quantity_max, g.cost_min,
-          g.maker_fee, g.taker_fee, g.fee_side))
+          g.maker_fee, g.taker_fee, g.fee_side, g.status))
    ORDER BY g.symbol
   ON CONFLICT (exchange_id, symbol) DO UPDATE SET active = EXCLUDED.active, price_tick = EXCLUDED.price_tick,
     quantity_step = EXCLUDED.quantity_step, quantity_min = EXCLUDED.quantity_min,
     quantity_max = EXCLUDED.quantity_max, cost_min = EXCLUDED.cost_min, maker_fee = EXCLUDED.maker_fee,
-    taker_fee = EXCLUDED.taker_fee, fee_side = EXCLUDED.fee_side, synced_at = now()
+    taker_fee = EXCLUDED.taker_fee, fee_side = EXCLUDED.fee_side, status = EXCLUDED.status, listed = true,
+    synced_at = now()
   RETURNING (xmax = 0) AS is_new
 ), gone AS (
-  UPDATE market SET active = false, synced_at = now()
-   WHERE exchange_id = %(exchange)s AND active AND symbol <> ALL (%(symbols)s::text[])
+  UPDATE market SET active = false, listed = false, status = NULL, synced_at = now()
+   WHERE exchange_id = %(exchange)s AND listed AND symbol <> ALL (%(symbols)s::text[])
   RETURNING id
 )
 SELECT count(*) FILTER (WHERE is_new) AS added, count(*) FILTER (WHERE NOT is_new) AS changed,
@@ -125,6 +127,7 @@ def _columns(infos: Sequence[MarketInfo]) -> dict[str, list[object]]:
         "maker_fees": [info.maker_fee for info in infos],
         "taker_fees": [info.taker_fee for info in infos],
         "fee_sides": [info.fee_side for info in infos],
+        "statuses": [info.status for info in infos],
     }
 
 

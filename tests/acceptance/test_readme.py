@@ -87,7 +87,7 @@ def test_the_statements_of_the_design_work_as_printed(desk: Desk) -> None:
 def test_every_statement_of_the_tables_is_accepted(desk: Desk) -> None:
     [table] = re.findall(r"^## Write here.*?(\|.*?)\n\n", README, re.DOTALL | re.MULTILINE)
     statements = [one for one in re.findall(r"`((?:insert|update) [^`]*;)`", table) if "…" not in one]
-    assert len(statements) == 7
+    assert len(statements) == 8
     psql(desk, *statements)
 
     resting = desk.order("momentum", type="limit", quantity="0.001", limit_price="40000")

@@ -67,6 +67,7 @@ async def test_markets_have_exact_steps_and_spot_only(open_live: Any) -> None:
         maker_fee=Decimal("0.001"),
         taker_fee=Decimal("0.001"),
         fee_side="get",
+        status="TRADING",
     )
     shib = markets["SHIB/USDT"]
     assert (shib.active, shib.price_tick, shib.quantity_step) == (False, Decimal("0.00000001"), Decimal(1))

@@ -29,6 +29,11 @@ MAY_USER = [
     "UPDATE bucket_feed SET enabled = false, collect_since = '2021-01-01Z', keep = '1 year'",
     "UPDATE bucket_feed SET collect_since = NULL",
     "UPDATE incident SET resolved_at = now()",
+    "UPDATE setting SET unit = 'BTC', rate_fresh = '1 min', balance_fresh = '1 min'",
+    "INSERT INTO rates (asset, unit, rate) VALUES ('USDT', 'BTC', 1) RETURNING rate",
+    "INSERT INTO asset_rate (asset_id, unit_id, rate) VALUES (1, 2, 1)",
+    "UPDATE rates SET rate = 2",
+    "DELETE FROM rates",
 ]
 
 MAY_NOT_USER = [
@@ -50,6 +55,14 @@ MAY_NOT_USER = [
     "UPDATE account SET mode = 'live'",
     "INSERT INTO account (name, exchange_id, mode) VALUES ('x', 1, 'live')",
     "UPDATE market SET taker_fee = 0",
+    "UPDATE market SET active = true",
+    "DELETE FROM market",
+    "INSERT INTO asset_rate (asset_id, unit_id, rate, priced_at) VALUES (1, 2, 1, now())",
+    "INSERT INTO asset_rate_point VALUES (1, 2, now(), 1)",
+    "INSERT INTO ticker VALUES (1, 1, 1, 1, now())",
+    "UPDATE price_read SET error = NULL",
+    "INSERT INTO account_read VALUES (1, now())",
+    "DELETE FROM setting",
     "UPDATE lane SET fence = 9",
     "UPDATE role SET beat_at = now()",
     "DELETE FROM bucket",

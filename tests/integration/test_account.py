@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from tests.plugins._venue import Venue
-from trader.account import add_account, add_exchange, connect_account, load_accounts, read_balances
+from trader.account import add_account, add_exchange, connect_account, load_accounts, noting_failure, read_balances
 from trader.config import load
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one
 from trader.errors import ConfigError, Unknown
@@ -191,3 +191,45 @@ async def test_a_deposit_while_the_venue_is_read_does_not_matter(db: Connection,
         await read(db, Venue(owned={"USDT": "500"}))
         assert (await read(db, Busy(owned={"USDT": "500"}))).settled
     assert (await shown(db))["USDT"] == (500, 500, 0, 400)
+
+
+async def reading(db: Connection) -> tuple[bool, str | None]:
+    row = await fetch_one(db, "SELECT * FROM account_read")
+    assert (row.failed_at is None) == (row.error is None)
+    return row.read_at is not None, row.error
+
+
+async def test_how_the_last_reading_went_is_noted(db: Connection) -> None:
+    dead = Venue(errors={"balances": Unknown("cut off")})
+
+    async def fail() -> None:
+        with pytest.raises(Unknown):
+            async with noting_failure(db, 1):
+                await read(db, dead)
+
+    await fail()
+    assert await reading(db) == (False, "Unknown: cut off")
+    await read(db, Venue(owned={"USDT": "5"}))
+    assert await reading(db) == (True, None)
+    first = (await fetch_one(db, "SELECT read_at FROM account_read")).read_at
+    await fail()
+    assert await reading(db) == (True, "Unknown: cut off")
+    row = await fetch_one(db, "SELECT value, stale, note, read_at FROM account_total WHERE account = 'main'")
+    assert (row.value, row.stale, row.read_at) == (5, True, first)
+    assert row.note == "main: could not be read: Unknown: cut off"
+
+
+async def test_a_reading_that_opens_nothing_yet_is_neither_a_failure_nor_a_reading(db: Connection) -> None:
+    await db.execute("INSERT INTO orders (strategy, type, asset, quantity) VALUES ('hand', 'deposit', 'USDT', 100)")
+    await submit(db)
+    async with noting_failure(db, 1):
+        await read(db, Venue(owned={"USDT": "500"}))
+    assert await reading(db) == (False, None)
+    row = await fetch_one(db, "SELECT value, stale, note FROM account_total WHERE account = 'main'")
+    assert (row.value, row.stale, row.note) == (None, True, "main: was never read")
+
+
+async def test_an_account_that_owns_nothing_was_read_all_the_same(db: Connection) -> None:
+    await read(db, Venue())
+    row = await fetch_one(db, "SELECT value, stale FROM account_total WHERE account = 'main'")
+    assert (row.value, row.stale) == (0, False)

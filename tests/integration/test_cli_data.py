@@ -45,7 +45,20 @@ def test_from_an_account_to_candles(
     assert exchange == ("sim", "binance", True)
     opening = connection.execute("SELECT asset, venue, drift FROM reconciliation").fetchall()
     assert opening == [("USDT", 1000, 0)]
-    assert "main" in cli("account", "list").stdout
+    (line,) = [line for line in cli("account", "list").stdout.splitlines() if line.startswith("main")]
+    assert line.split()[6:8] == ["1000", "USDT"]
+    connection.execute("SET tallydesk.process = 'worker'")
+    connection.execute("UPDATE account_read SET failed_at = now(), error = 'Retry: no answer'")
+    connection.execute("SET tallydesk.process = ''")
+    done = cli("account", "total", "--assets")
+    mode, every, assets = re.findall(
+        r"^(?:simulator +main|simulator +all of it|main +USDT) .*", done.stdout, re.MULTILINE
+    )
+    assert mode.split()[:5] == ["simulator", "main", "sim", "1000", "USDT"]
+    assert mode.endswith("main: could not be read: Retry: no answer")
+    assert every.split()[4:7] == ["·", "1000", "USDT"]
+    assert assets.split()[2:7] == ["1000", "0", "1000", "USDT", "unit"]
+    assert assets.rstrip().endswith("stale")
     assert refused(cli("account", "add", "main", *options)) == "account main: there is one of this name already"
     other = cli("account", "add", "two", "--exchange", "binance=sim", "--mode", "sandbox", "--credentials", "SIM")
     assert "exchange sim is where account main is, in mode simulator" in refused(other)

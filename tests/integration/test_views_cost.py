@@ -49,7 +49,16 @@ def test_what_people_read_does_not_walk_through_history(long_history: Books) -> 
     assert read_by(long_history, "SELECT count(*) FROM fill WHERE fee = 1")["fill"][0] >= FILLS
     by_a_fill = "(SELECT market_price(2))"  # there are no candles of this market
     assert long_history.value("SELECT market_price(2)") == 50000
-    for view in ("allowance", "holding", "performance", "equity", "order_in_doubt", by_a_fill):
+    for view in (
+        "allowance",
+        "holding",
+        "performance",
+        "equity",
+        "order_in_doubt",
+        "account_value",
+        "account_total",
+        by_a_fill,
+    ):
         read = read_by(long_history, f"SELECT * FROM {view} shown")
         assert set(read) == BIG
         for table, (walked, fetched) in read.items():

@@ -3,13 +3,14 @@
 Its answers are what a test puts into it; `asked` is what it was asked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from trader.bucket import Timeframe, timeframe_named
 from trader.clock import from_milliseconds, to_milliseconds
-from trader.exchange.protocol import AssetBalance, Candle, CandlePage, CandleWays, MarketInfo
+from trader.exchange.protocol import AssetBalance, Candle, CandlePage, CandleWays, MarketInfo, Ticker
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -51,7 +52,10 @@ class Venue:
     infos: list[MarketInfo] = field(default_factory=lambda: [info()])
     asked: list[datetime | None] = field(default_factory=list)
     errors: dict[int | str, Exception] = field(default_factory=dict)
-    """What the n-th question for candles (from 0), or "balances", fails with."""
+    """What the n-th question for candles (from 0), "balances" or "tickers", fails with."""
+    books: dict[str, tuple[str | None, str | None, str | None]] = field(default_factory=dict)
+    """Bid, ask and last price by symbol."""
+    asked_tickers: list[list[str]] = field(default_factory=list)
 
     async def candles(self, symbol: str, timeframe: str, since: datetime | None, limit: int) -> CandlePage:
         number = len(self.asked)
@@ -72,6 +76,16 @@ class Venue:
         if "balances" in self.errors:
             raise self.errors["balances"]
         return [AssetBalance(asset, Decimal(n), Decimal(n), Decimal(0)) for asset, n in self.owned.items()]
+
+    async def tickers(self, symbols: Sequence[str]) -> list[Ticker]:
+        self.asked_tickers.append(sorted(symbols))
+        if "tickers" in self.errors:
+            raise self.errors["tickers"]
+        return [
+            Ticker(symbol, *(None if price is None else Decimal(price) for price in self.books[symbol]))
+            for symbol in symbols
+            if symbol in self.books
+        ]
 
     async def close(self) -> None:
         pass

@@ -16,10 +16,21 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 MODES = ("simulator", "paper", "sandbox", "live")
 
 LIST = """
-SELECT a.name, e.name AS exchange, e.ccxt_id, a.mode::text AS mode, a.state,
-       a.credentials, (SELECT to_char(max(read_at), 'YYYY-MM-DD HH24:MI:SS') FROM account_balance b
-                        WHERE b.account_id = a.id) AS read_at
-  FROM account a JOIN exchange e ON e.id = a.exchange_id ORDER BY a.name
+SELECT a.name, e.name AS exchange, e.ccxt_id, a.mode::text AS mode, a.state, a.credentials, t.value, t.unit, t.read_at,
+       CASE WHEN t.stale THEN 'stale' END AS stale
+  FROM account a JOIN exchange e ON e.id = a.exchange_id LEFT JOIN account_total t ON t.account = a.name
+ ORDER BY a.name
+"""
+
+TOTAL = """
+SELECT mode, coalesce(account, 'all of it') AS account, exchange, value, unit,
+       array_to_string(unpriced, ' ') AS unpriced, array_to_string(old_rates, ' ') AS old_rates, age, note
+  FROM account_total ORDER BY mode, account_total.account NULLS LAST
+"""
+
+ASSETS = """
+SELECT account, asset, total, used, value, unit, rate_state, rate_age, age, CASE WHEN stale THEN 'stale' END AS stale
+  FROM account_value ORDER BY account, value DESC NULLS LAST, asset
 """
 
 
@@ -149,6 +160,32 @@ async def _list() -> None:
 
     async with session() as (_, connection):
         rows = await fetch_all(connection, LIST)
-    print_rows(
-        "accounts", ["name", "exchange", "ccxt", "mode", "state", "credentials", "balances read"], [*map(list, rows)]
-    )
+    columns = ["name", "exchange", "ccxt", "mode", "state", "credentials", "value", "unit", "balances read", ""]
+    print_rows("accounts", columns, [*map(list, rows)])
+
+
+@app.command()
+def total(
+    assets: Annotated[bool, typer.Option(help="Each asset of each account as well.")] = False,
+) -> None:
+    """Show what the accounts own, in the unit of the desk: of each account, and of all of a mode together.
+
+    What could not be read lately is shown as it was last known, with its age. What nobody knows the rate of is left out
+    of the value and named. Another unit: UPDATE setting SET unit = 'EUR'.
+
+    Example: tallydesk account total --assets
+    """
+    asyncio.run(_total(assets))
+
+
+async def _total(assets: bool) -> None:
+    from trader.db import fetch_all
+
+    async with session() as (_, connection):
+        rows = await fetch_all(connection, TOTAL)
+        each = await fetch_all(connection, ASSETS) if assets else []
+    columns = ["mode", "account", "exchange", "value", "unit", "unpriced", "old rates", "age", "note"]
+    print_rows("totals", columns, [[*row] for row in rows])
+    if assets:
+        columns = ["account", "asset", "total", "used", "value", "unit", "rate", "rate age", "age", ""]
+        print_rows("assets", columns, [[*row] for row in each])

@@ -23,7 +23,7 @@ def market() -> None:
 def sync(
     exchange: Annotated[str | None, typer.Option(help="Our name of one exchange; all of them if not given.")] = None,
 ) -> None:
-    """Read the markets of exchanges now. (The worker does so every six hours.)
+    """Read the markets of exchanges now. (The worker does so every hour.)
 
     Example: tallydesk market sync --exchange binance
     """

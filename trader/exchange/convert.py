@@ -106,7 +106,14 @@ def market(row: Row, precision_mode: int) -> MarketInfo | None:
         maker_fee=optional_decimal(row.get("maker"), "maker") or Decimal(0),
         taker_fee=optional_decimal(row.get("taker"), "taker") or Decimal(0),
         fee_side=cast(FeeSide, fee_side if fee_side in _FEE_SIDES else "quote"),
+        status=_status_word(row.get("info")),
     )
+
+
+def _status_word(info: Any) -> str | None:
+    """What the venue calls the state of a market: ccxt makes true or false of it."""
+    word = (info.get("status") or info.get("state")) if isinstance(info, Mapping) else None
+    return word if isinstance(word, str) and word.isprintable() else None
 
 
 def _rule(value: Any, field: str) -> Decimal | None:

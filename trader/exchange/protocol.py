@@ -5,7 +5,7 @@ Every call may raise `errors.Refused`, `errors.Retry`, `errors.Unknown` or `erro
 only read, `Retry` and `Unknown` both mean "could not read": never "empty".
 """
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -36,6 +36,8 @@ class MarketInfo:
     taker_fee: Decimal
     fee_side: FeeSide
     """Which side of a trade pays the fee, in ccxt's words: `get` is what the trade brings in."""
+    status: str | None = None
+    """The venue's own word for its state, such as TRADING or BREAK; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,9 @@ class Exchange(Protocol):
 
         `Refused`: this venue does not tell all of them, because they are too old, too many, or not listed.
         """
+
+    async def tickers(self, symbols: Sequence[str]) -> list[Ticker]:
+        """Those of `symbols` that the venue has a readable ticker of, in one request where it can."""
 
     async def balances(self) -> list[AssetBalance]: ...
 

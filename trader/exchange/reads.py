@@ -1,7 +1,8 @@
 """What a venue shows everybody: its markets, its clock, prices and candles. Mixed into `live.LiveExchange`."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,8 @@ from trader.exchange.tap import Call
 from trader.exchange.trades import LISTS
 from trader.exchange.venue import Venue
 from trader.exchange.verdict import Action
+
+log = logging.getLogger("exchange")
 
 
 class PublicReads(ABC):
@@ -93,3 +96,36 @@ class PublicReads(ABC):
         rows, complete = await LISTS[self._venue.trades](ask, start, end)
         found = sorted((convert.trade(row) for row in rows), key=lambda pair: pair[0])
         return PublicTrades(tuple(trade for (time, *_), trade in found if time >= start), from_milliseconds(complete))
+
+    async def tickers(self, symbols: Sequence[str]) -> list[Ticker]:
+        await self._ready()
+        if not symbols:
+            return []
+        if not self._client.has.get("fetchTickers"):
+            return await self._one_by_one(symbols)
+        try:
+            rows = await self._list("tickers", lambda: self._client.fetch_tickers(list(symbols)))
+        except Refused as error:
+            # One symbol that the venue does not know any more must not hide the others.
+            log.info("%s: tickers of %d markets at once are refused: %s", self.ccxt_id, len(symbols), error)
+            return await self._one_by_one(symbols)
+        if not isinstance(rows, dict):
+            raise Unknown("malformed answer: tickers: not by symbol")
+        found = (self._readable(rows[symbol], symbol) for symbol in symbols if symbol in rows)
+        return [ticker for ticker in found if ticker is not None]
+
+    async def _one_by_one(self, symbols: Sequence[str]) -> list[Ticker]:
+        found = []
+        for symbol in symbols:
+            try:
+                found.append(await self.ticker(symbol))
+            except Refused as error:
+                log.info("%s: no ticker of %s: %s", self.ccxt_id, symbol, error)
+        return found
+
+    def _readable(self, row: Any, symbol: str) -> Ticker | None:
+        try:
+            return convert.ticker(row, symbol)
+        except Unknown as error:
+            log.warning("%s: the ticker of %s is left out: %s", self.ccxt_id, symbol, error)
+            return None

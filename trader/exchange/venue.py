@@ -85,6 +85,7 @@ _BINANCE = Venue(
         "fills": ((), list),
         "candles": ((), list),
         "trades": ((), list),
+        "tickers": ((), list),
         "balances": (("balances",), list),
     },
 )
@@ -112,6 +113,7 @@ _KRAKEN = Venue(
         "order_fills": (("result",), dict),
         "candles": (("result",), dict),
         "trades": (("result",), dict),
+        "tickers": (("result",), dict),
         "balances": (("result",), dict),
     },
 )
@@ -135,14 +137,7 @@ _BYBIT = Venue(
     skip_currencies=True,
     # Without it a classic account reads the base quantity of a market buy as money to spend.
     options={"createOrder": {"createMarketBuyOrderRequiresPrice": True}},
-    shapes={
-        "open_orders": _ROWS,
-        "closed_orders": _ROWS,
-        "fills": _ROWS,
-        "candles": _ROWS,
-        "balances": _ROWS,
-        "trades": _ROWS,
-    },
+    shapes=dict.fromkeys(("open_orders", "closed_orders", "fills", "candles", "tickers", "trades", "balances"), _ROWS),
 )
 _KRAKEN_FUTURES = Venue(find_id="cliOrdId")
 
