@@ -17,7 +17,7 @@ from typing import Any, LiteralString
 import psycopg
 import schedule
 
-from jobs import account, bucket, equity, maintenance, market, reconcile, strategy
+from jobs import account, bucket, derive, equity, gap, maintenance, market, reconcile, strategy
 from jobs.app import DEFER, Job, defer_parameters
 from trader import role
 from trader.config import Settings
@@ -45,6 +45,8 @@ def ticks(settings: Settings) -> list[Tick]:
     """Everything that is done at its time."""
     return [
         Tick("feeds", settings.tick, bucket.DEFER_DUE, bucket.DUE),
+        Tick("derived candles", settings.tick, derive.DEFER_DUE, derive.DUE),
+        Tick("gaps", settings.tick, gap.DEFER_DUE, gap.DUE),
         Tick("feeds of the dead", max(settings.tick, 1.0), bucket.FREE_DEAD, {}),
         _one("strategies", 60.0, strategy.SWEEP_JOB),
         Tick("balances", 5.0, account.DEFER_ALL, account.ALL),

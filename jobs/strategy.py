@@ -23,16 +23,19 @@ from trader.errors import TallydeskError
 from trader.strategy import (
     Context,
     Decision,
+    Gap,
     Minimums,
     Performance,
     Position,
     Stake,
     Strategy,
     Targets,
+    accepts,
     adjusted,
     decide,
     describe,
     evaluate,
+    gap_policy,
     load,
     needed,
 )
@@ -96,6 +99,18 @@ SELECT deposits, withdrawals, equity, profit, realised, unrealised, fees, return
 
 ADJACENT = "SELECT %(newest)s::timestamptz - span <= %(before)s AS adjacent FROM timeframe WHERE id = %(timeframe)s"
 
+# A larger candle that lacks smaller ones in which nobody traded hides a gap of its own.
+GAPS = """
+SELECT gap_from AS start, gap_to AS end, missing, verdict::text FROM gap
+ WHERE market_id = %(market_id)s AND timeframe_id = %(timeframe_id)s AND gap_from >= %(first)s AND gap_from < %(last)s
+UNION ALL
+SELECT candle_time(b.time_close, -1, t.span), b.time_close, 1, 'no_trades' FROM bucket b
+  JOIN timeframe t ON t.id = b.timeframe_id
+ WHERE b.market_id = %(market_id)s AND b.timeframe_id = %(timeframe_id)s AND b.time_close BETWEEN %(first)s AND %(last)s
+   AND b.partial
+ ORDER BY 1
+"""
+
 ORDER = """
 INSERT INTO "order" (strategy_id, type, side, market_id, bucket_time)
 VALUES (%(id)s, 'market', %(side)s, %(market_id)s, %(time_close)s)
@@ -111,6 +126,13 @@ UPDATE strategy SET signal = %(signal)s, error = NULL
 PASSED = """
 UPDATE strategy SET signal = NULL, last_bucket = %(time_close)s, error = %(error)s
  WHERE id = %(id)s AND last_bucket IS NOT DISTINCT FROM %(last_bucket)s
+"""
+
+# The candle stays undecided: as soon as it is known why others are missing, this is run again.
+UNSURE = """
+UPDATE strategy SET signal = NULL, error = %(error)s
+ WHERE id = %(id)s AND last_bucket IS NOT DISTINCT FROM %(last_bucket)s
+   AND (signal IS NOT NULL OR error IS DISTINCT FROM %(error)s)
 """
 
 # The candles of a feed that is not full may be old. One whose order is open is left alone: it decides on the newest
@@ -136,6 +158,14 @@ class Stopped(TallydeskError):
 
 class TooFew(TallydeskError):
     """There are fewer candles than the warm-up: nothing can be said yet."""
+
+
+class Missing(TallydeskError):
+    """Candles are missing that the strategy does not decide across, and it is known why."""
+
+
+class Unsure(TallydeskError):
+    """Candles are missing, and nobody knows yet why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +229,11 @@ async def run(connection: Connection, strategy_id: int) -> str:
         wanted = await _ask(connection, row)
     except TooFew as error:
         return await _pass(connection, row, str(error))
+    except Missing as error:
+        return await _pass(connection, row, str(error), str(error))
+    except Unsure as error:
+        await connection.execute(UNSURE, {"id": row.id, "error": str(error), "last_bucket": row.last_bucket})
+        return str(error)
     except Stopped as error:
         await _pass(connection, row, "stopped", str(error))
         log.warning("strategy %s stopped at %s: %s", row.name, row.newest, error)
@@ -225,10 +260,11 @@ async def _ask(connection: Connection, row: Any) -> Wanted:
         candles = candles[candles.index > row.whole_from]
     if len(candles) < warm_up:
         raise TooFew(f"it has {len(candles)} of the {warm_up} candles that its warm-up needs")
+    gaps = await _gaps(connection, row, strategy, candles.index[-warm_up], candles.index[-1])
     wanted = await _guarded(lambda: _evaluate(strategy, candles, warm_up), module)
     if type(strategy).adjust is Strategy.adjust:
         return wanted
-    context = await _context(connection, row)
+    context = await _context(connection, row, gaps)
     now = await _guarded(lambda: adjusted(strategy, wanted.now, context), module)
     return Wanted(strategy, now, wanted.previous, wanted.closes, wanted.price)
 
@@ -269,11 +305,27 @@ def _evaluate(strategy: Strategy[Any], candles: "DataFrame", warm_up: int) -> Wa
     )
 
 
-async def _context(connection: Connection, row: Any) -> Context:
+async def _gaps(connection: Connection, row: Any, strategy: Strategy[Any], first: Any, last: Any) -> tuple[Gap, ...]:
+    """What is missing in the warm-up; Unsure or Missing if the strategy does not decide across it."""
+    policy = await _guarded(lambda: gap_policy(strategy), row.path.partition(":")[0])
+    window = {"market_id": row.market_id, "timeframe_id": row.timeframe_id, "first": first, "last": last}
+    gaps = tuple(Gap(*found) for found in await fetch_all(connection, GAPS, window))
+    refused = [gap for gap in gaps if not accepts(policy, gap)]
+    if not refused:
+        return gaps
+    reason = f"makes no decision: {refused[-1]}"
+    if len(refused) > 1:
+        reason += f"; and so in {len(refused) - 1} other places"
+    if policy == "no_trades" and all(gap.verdict is None for gap in refused):
+        raise Unsure(reason)
+    raise Missing(reason)
+
+
+async def _context(connection: Connection, row: Any, gaps: tuple[Gap, ...]) -> Context:
     """What the strategy sees of its money."""
     money = await fetch_one(connection, MONEY, [row.id])
     made = await fetch_one(connection, PERFORMANCE, [row.name])
-    return Context(money.free, Position(money.holding, money.average_cost), Performance(**made._asdict()))
+    return Context(money.free, Position(money.holding, money.average_cost), Performance(**made._asdict()), gaps)
 
 
 async def _write(connection: Connection, row: Any, wanted: Wanted) -> str:

@@ -13,9 +13,10 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -72,6 +73,32 @@ class Performance:
     """None: nothing was sold yet."""
 
 
+GapPolicy = Literal["none", "no_trades", "any"]
+"""Across which missing candles a strategy decides: none at all; those of which the venue's trades, or a person, say
+that nobody traded; any, whatever the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Candles that are missing between two that are there: those that open in [start, end)."""
+
+    start: datetime
+    end: datetime
+    missing: int
+    verdict: Literal["no_trades", "outage"] | None
+    """None: nobody knows yet."""
+
+    def __str__(self) -> str:
+        why = {"no_trades": "nobody traded", "outage": "the venue has lost them", None: "nobody knows yet why"}
+        many = f"{self.missing} candles are" if self.missing != 1 else "1 candle is"
+        return f"{many} missing from {self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M}: {why[self.verdict]}"
+
+
+def accepts(policy: GapPolicy, gap: Gap) -> bool:
+    """Whether a strategy of this policy decides across this gap."""
+    return policy == "any" or (policy == "no_trades" and gap.verdict == "no_trades")
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """All that a strategy sees beside candles."""
@@ -80,6 +107,8 @@ class Context:
     """Quote that it may still spend."""
     position: Position
     performance: Performance
+    gaps: tuple[Gap, ...] = ()
+    """What is missing among the candles of its warm-up, oldest first; all of it is what its `gaps` accepts."""
 
 
 class Strategy(ABC, Generic[P]):
@@ -90,6 +119,8 @@ class Strategy(ABC, Generic[P]):
     """
 
     params_model: ClassVar[type[Params]] = Params
+    gaps: ClassVar[GapPolicy] = "no_trades"
+    """Which gaps within the candles of its warm-up it decides across."""
     params: P
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -253,6 +284,13 @@ def needed(strategy: Strategy[Any]) -> int:
     if isinstance(warm_up, bool) or not isinstance(warm_up, int) or not 1 <= warm_up <= MOST_CANDLES:
         raise SignalError(f"warm_up is {warm_up!r}: a whole number from 1 to {MOST_CANDLES} is needed")
     return warm_up
+
+
+def gap_policy(strategy: Strategy[Any]) -> GapPolicy:
+    """What it declares about gaps; SignalError if that is none of the three."""
+    if strategy.gaps not in get_args(GapPolicy):
+        raise SignalError(f"gaps is {strategy.gaps!r}: allowed are {', '.join(get_args(GapPolicy))}")
+    return strategy.gaps
 
 
 def adjusted(strategy: Strategy[Any], target: float, context: Context) -> float:

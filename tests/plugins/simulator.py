@@ -109,6 +109,14 @@ class Simulator:
         """Pin the market price (None lets it go)."""
         self.admin("POST", "price", {"price": price} | ({"market": market} if market else {}))
 
+    def hide(self, start: int, end: int, *, trades: bool = False) -> None:
+        """Do not show the candles in [start, end), milliseconds of market time; with `trades` nor those."""
+        self.admin("POST", "hide", {"from": start, "to": end, "trades": trades})
+
+    def give_back(self) -> None:
+        """Show everything again that was hidden."""
+        self.admin("POST", "hide", {"back": True})
+
     def clock(self, **fields: float) -> Any:
         """Read the clocks, or set them: speed=, advance_seconds=."""
         return self.admin("POST", "clock", fields) if fields else self.admin("GET", "clock")

@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
-from trader.clock import from_milliseconds
+from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import Unknown
 from trader.exchange.protocol import (
     AssetBalance,
@@ -21,6 +21,7 @@ from trader.exchange.protocol import (
     FillReport,
     MarketInfo,
     OrderReport,
+    PublicTrade,
     Side,
     Ticker,
     VenueStatus,
@@ -159,6 +160,16 @@ def candle(row: Any) -> Candle | BadCandle:
             return BadCandle(opened, text, field, f"{number!r} is not a finite number")
         values.append(number)
     return Candle(opened, *values)
+
+
+def trade(row: Row) -> tuple[tuple[int, int, str], PublicTrade]:
+    """Somebody's trade, and its place among others: by time, then by number."""
+    at = moment(row.get("timestamp"), "trade time")
+    price, quantity = decimal(row.get("price"), "trade price"), decimal(row.get("amount"), "trade amount")
+    if price <= 0 or quantity <= 0:
+        raise Unknown(f"trade {row.get('id')!r}: {plain(quantity)} at {plain(price)} is no trade")
+    number = str(row.get("id") or "")
+    return (to_milliseconds(at), len(number), number), PublicTrade(at, price, quantity)
 
 
 def ticker(row: Row, symbol: str) -> Ticker:

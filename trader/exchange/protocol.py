@@ -1,4 +1,4 @@
-"""What Tallydesk needs of a venue: twelve calls and, where there is one, a stream; in Decimal and UTC, and the four
+"""What Tallydesk needs of a venue: thirteen calls and, where there is one, a stream; in Decimal and UTC, and the four
 ways they fail.
 
 Every call may raise `errors.Refused`, `errors.Retry`, `errors.Unknown` or `errors.Fatal`. For calls that
@@ -156,6 +156,24 @@ class OrderReport:
     limit_price: Decimal | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PublicTrade:
+    """Somebody's trade, as the venue shows it to everybody: market data, exact so that it adds up."""
+
+    traded_at: datetime
+    price: Decimal
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class PublicTrades:
+    """All trades of a window, oldest first, and what else came with them: complete from its start up to `until`,
+    which is not before its end."""
+
+    rows: tuple[PublicTrade, ...]
+    until: datetime
+
+
 class Exchange(Protocol):
     """A connection to one account at one venue (or to its public data, without credentials)."""
 
@@ -175,6 +193,12 @@ class Exchange(Protocol):
         """
 
     async def ticker(self, symbol: str) -> Ticker: ...
+
+    async def trades(self, symbol: str, since: datetime, until: datetime) -> PublicTrades:
+        """Every trade that anybody made from `since` on and before `until`, which must be past; empty: there was none.
+
+        `Refused`: this venue does not tell all of them, because they are too old, too many, or not listed.
+        """
 
     async def balances(self) -> list[AssetBalance]: ...
 

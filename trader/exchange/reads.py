@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
-from trader.clock import to_milliseconds
+from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import Refused, Unknown
 from trader.exchange import convert
-from trader.exchange.protocol import CandlePage, CandleWays, MarketInfo, Ticker
+from trader.exchange.protocol import CandlePage, CandleWays, MarketInfo, PublicTrades, Ticker
 from trader.exchange.tap import Call
+from trader.exchange.trades import LISTS
 from trader.exchange.venue import Venue
 from trader.exchange.verdict import Action
 
@@ -66,3 +67,16 @@ class PublicReads(ABC):
     async def ticker(self, symbol: str) -> Ticker:
         await self._ready()
         return convert.ticker(await self._list("ticker", lambda: self._client.fetch_ticker(symbol)), symbol)
+
+    async def trades(self, symbol: str, since: datetime, until: datetime) -> PublicTrades:
+        await self._ready()
+
+        async def ask(limit: int, params: dict[str, Any]) -> tuple[list[Any], Any]:
+            call = Call()
+            rows = await self._list("trades", lambda: self._client.fetch_trades(symbol, None, limit, params), call)
+            return rows, call.answer
+
+        start, end = to_milliseconds(since), to_milliseconds(until)
+        rows, complete = await LISTS[self._venue.trades](ask, start, end)
+        found = sorted((convert.trade(row) for row in rows), key=lambda pair: pair[0])
+        return PublicTrades(tuple(trade for (time, *_), trade in found if time >= start), from_milliseconds(complete))

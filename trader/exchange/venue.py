@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
+from trader.exchange.trades import TradeList
+
 Find = Literal["by_client_id", "open_then_closed", "weak"]
 Paging = Literal["from_id", "offset", "cursor", "since"]
 OrderFills = Literal["filter", "trade_ids", "call"]
@@ -29,6 +31,8 @@ class Venue:
     """One order's executions: a filter of the list, the ids that the order names, or a call of its own."""
     page: int | None = None
     """Executions per page."""
+    trades: TradeList = "unknown"
+    """How it lists everybody's trades."""
     pin: Pin = "none"
     """How a request carries submitted_at: in its parameters, as the signing clock, as a deadline, or not at all."""
     window_min: timedelta = timedelta(0)
@@ -64,6 +68,7 @@ _BINANCE = Venue(
     paging="from_id",
     order_fills="filter",
     page=1000,
+    trades="numbers",
     candle_page=1000,
     candle_skips_holes=True,
     pin="params",
@@ -77,6 +82,7 @@ _BINANCE = Venue(
         "open_orders": ((), list),
         "fills": ((), list),
         "candles": ((), list),
+        "trades": ((), list),
         "balances": (("balances",), list),
     },
 )
@@ -85,6 +91,7 @@ _KRAKEN = Venue(
     paging="offset",
     order_fills="trade_ids",
     page=50,
+    trades="nanoseconds",
     candle_page=720,
     candle_reach=719,  # "up to 720 of the most recent entries", the open one among them
     candle_skips_holes=True,
@@ -101,6 +108,7 @@ _KRAKEN = Venue(
         "fills": (("result", "trades"), dict),
         "order_fills": (("result",), dict),
         "candles": (("result",), dict),
+        "trades": (("result",), dict),
         "balances": (("result",), dict),
     },
 )
@@ -114,6 +122,7 @@ _BYBIT = Venue(
     paging="cursor",
     order_fills="filter",
     page=100,
+    trades="recent",
     candle_page=1000,
     pin="clock",
     prepare="is_unified_enabled",
@@ -122,7 +131,14 @@ _BYBIT = Venue(
     skip_currencies=True,
     # Without it a classic account reads the base quantity of a market buy as money to spend.
     options={"createOrder": {"createMarketBuyOrderRequiresPrice": True}},
-    shapes={"open_orders": _ROWS, "closed_orders": _ROWS, "fills": _ROWS, "candles": _ROWS, "balances": _ROWS},
+    shapes={
+        "open_orders": _ROWS,
+        "closed_orders": _ROWS,
+        "fills": _ROWS,
+        "candles": _ROWS,
+        "balances": _ROWS,
+        "trades": _ROWS,
+    },
 )
 _KRAKEN_FUTURES = Venue(find_id="cliOrdId")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from trader.simulator.decimals import ZERO, plain
 from trader.simulator.faults import KINDS, BadRuleError, Faults
+from trader.simulator.hidden import Window
 from trader.simulator.matching import Order
 from trader.simulator.request_log import RequestLog
 from trader.simulator.rules import VenueError
@@ -89,18 +90,38 @@ def set_clock(venue: Venue, body: Any) -> Json:
 
 def set_price(venue: Venue, body: Any) -> Json:
     """{"market": "BTC/USDT", "price": "100"} pins the price, a null price lets it go."""
-    name = body.get("market")
-    name = next(iter(venue.markets)) if name is None else str(name)
-    try:
-        market = venue.market(name.replace("/", ""))
-    except VenueError:
-        known = ", ".join(m.rules.symbol for m in venue.markets.values())
-        raise BadAdminError(f"market is {name!r}; it must be one of {known}") from None
+    market = _named(venue, body.get("market"))
     price = None if body.get("price") is None else _number(body, "price")
     if price is not None and (price <= ZERO or price % market.rules.tick):
         raise BadAdminError(f"price is {price}; it must be a positive multiple of the tick {market.rules.tick}")
     venue.pin(market, price)
     return _market(venue, market)
+
+
+def hide(venue: Venue, body: Any) -> list[Json]:
+    """{"from": ms, "to": ms} hides the candles that lie in this stretch of market time, with "trades": true those
+    too; {"back": true} gives everything back. "market" names another than the first. What is hidden comes back."""
+    hidden = _named(venue, body.get("market")).hidden
+    if body.get("back") is True:
+        hidden.windows.clear()
+    else:
+        start, end, trades = body.get("from"), body.get("to"), body.get("trades", False)
+        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end):
+            raise BadAdminError(f"from is {start!r} and to is {end!r}; they must be milliseconds, from before to")
+        if not isinstance(trades, bool):
+            raise BadAdminError(f"trades is {trades!r}; it must be true or false")
+        hidden.windows.append(Window(start, end, trades))
+    return [window.describe() for window in hidden.windows]
+
+
+def _named(venue: Venue, name: object) -> Market:
+    """The market of that name; the first if there is none."""
+    wanted = next(iter(venue.markets)) if name is None else str(name)
+    try:
+        return venue.market(wanted.replace("/", ""))
+    except VenueError:
+        known = ", ".join(m.rules.symbol for m in venue.markets.values())
+        raise BadAdminError(f"market is {wanted!r}; it must be one of {known}") from None
 
 
 def change_balance(venue: Venue, body: Any) -> Json:

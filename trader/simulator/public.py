@@ -4,8 +4,9 @@ from decimal import Decimal
 
 from trader.simulator.book import Level
 from trader.simulator.decimals import ZERO, text
-from trader.simulator.replay import Row
+from trader.simulator.replay import Row, Trade
 from trader.simulator.rules import VenueError
+from trader.simulator.timeframe import TIMEFRAMES
 from trader.simulator.venue import Market, Venue
 from trader.simulator.wire import Json, Params, market_json
 
@@ -39,9 +40,10 @@ def klines(venue: Venue, params: Params) -> list[list[object]]:
     timeframe = params.need("interval")
     if timeframe not in market.series.timeframes():
         raise VenueError(-1120, "Invalid interval.")
-    span = (params.integer("startTime"), params.integer("endTime"))
-    rows = market.series.klines(timeframe, venue.now(), *span, params.limit(500, 1000))
-    return [kline_json(row) for row in rows]
+    start, end, limit = params.integer("startTime"), params.integer("endTime"), params.limit(500, 1000)
+    more = market.hidden.most(TIMEFRAMES[timeframe])
+    rows = market.hidden.candles(market.series.klines(timeframe, venue.now(), start, end, limit + more))
+    return [kline_json(row) for row in (rows[:limit] if start is not None else rows[-limit:])]
 
 
 def kline_json(row: Row) -> list[object]:
@@ -132,17 +134,30 @@ def trades(venue: Venue, params: Params) -> list[Json]:
             "isBuyerMaker": bool(number % 2),
             "isBestMatch": True,
         }
-        for number, moment, price, quantity in market.series.public_trades(venue.now(), None, params.limit(500, 1000))
+        for number, moment, price, quantity in _shown_trades(venue, market, params.limit(500, 1000))
     ]
 
 
 def aggregate_trades(venue: Venue, params: Params) -> list[Json]:
     market = venue.market(params.need("symbol"))
-    found = market.series.public_trades(venue.now(), params.integer("startTime"), params.limit(500, 1000))
+    start, end, number = params.integer("startTime"), params.integer("endTime"), params.integer("fromId")
+    if number is not None and (start is not None or end is not None):
+        raise VenueError(-1128, "Combination of optional parameters invalid.")
+    found = _shown_trades(venue, market, params.limit(500, 1000), start=start, end=end, number=number)
     return [
         {"a": n, "p": text(p), "q": text(q), "f": n, "l": n, "T": moment, "m": bool(n % 2), "M": True}
         for n, moment, p, q in found
     ]
+
+
+def _shown_trades(
+    venue: Venue, market: Market, limit: int, *, start: int | None = None, end: int | None = None,
+    number: int | None = None,
+) -> list[Trade]:  # fmt: skip
+    more = 4 * market.hidden.most(market.series.base_length)
+    found = market.series.public_trades(venue.now(), start, limit + more, end=end, number=number)
+    shown = market.hidden.trades(found)
+    return shown[-limit:] if start is None and number is None else shown[:limit]
 
 
 def system_status(_venue: Venue, _params: Params) -> Json:

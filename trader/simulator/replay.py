@@ -1,7 +1,7 @@
 """Market history as arrays: klines of any interval, the price at any moment, and the extremes between two moments."""
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,25 +154,40 @@ class Series:
             trades=4 * (here.index - first + 1),
         )
 
-    def public_trades(self, now: int, start: int | None, limit: int) -> list[Trade]:
-        """Four trades a candle, at the corners of its path: the first `limit` since `start`, else the last ones."""
-        here, c = self.index(now), self.columns
-        first = here - limit // 4 - 1 if start is None else int(np.searchsorted(c.time, start, "right")) - 1
+    def public_trades(
+        self, now: int, start: int | None, limit: int, *, end: int | None = None, number: int | None = None
+    ) -> list[Trade]:
+        """Four trades a candle, at the corners of its path, that together are its volume.
+
+        The first `limit` since `start`, or from the trade `number` on, up to `end`; else the last ones.
+        """
+        here, until = self.index(now), now if end is None else min(now, end)
+        forward = start is not None or number is not None
         found: list[Trade] = []
-        for i in range(max(first, 0), here + 1):
-            found += [x for x in self._corners(i) if x[1] <= now and (start is None or x[1] >= start)]
-            if start is not None and len(found) >= limit:
+        for i in range(self._first_corner(here, start, limit, number), here + 1):
+            found += [x for x in self._corners(i) if x[1] <= until and x[1] >= (start or 0) and x[0] >= (number or 0)]
+            if forward and (len(found) >= limit or self.columns.time[i] > until):
                 break
-        return found[:limit] if start is not None else found[-limit:]
+        return found[:limit] if forward else found[-limit:]
+
+    def _first_corner(self, here: int, start: int | None, limit: int, number: int | None) -> int:
+        if number is not None:
+            return max(number // 4, 0)
+        if start is None:
+            return max(here - limit // 4 - 1, 0)
+        return max(int(np.searchsorted(self.columns.time, start, "right")) - 1, 0)
 
     def _corners(self, i: int) -> list[Trade]:
-        c, quarter = self.columns, max(Decimal(f"{self.columns.volume[i] / 4:.8f}"), UNIT)
+        c, volume = self.columns, Decimal(f"{self.columns.volume[i]:.8f}")
+        quarter = max((volume / 4).quantize(UNIT, ROUND_DOWN), UNIT)
+        quantities = (quarter, quarter, quarter, max(volume - 3 * quarter, UNIT))
         middle = (c.low[i], c.high[i]) if c.close[i] >= c.open[i] else (c.high[i], c.low[i])
         path = (c.open[i], *middle, c.close[i])
         opened, third = int(c.time[i]), self.base_length // 3
         last = opened + self.base_length - 1
         return [
-            (4 * i + k, min(opened + k * third, last), Decimal(f"{price:.8f}"), quarter) for k, price in enumerate(path)
+            (4 * i + k, min(opened + k * third, last), Decimal(f"{price:.8f}"), quantity)
+            for k, (price, quantity) in enumerate(zip(path, quantities, strict=True))
         ]
 
     def _merge(self, timeframe: str) -> tuple[Times, Columns]:

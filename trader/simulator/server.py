@@ -219,6 +219,7 @@ class Server:
         writers: dict[str, Callable[[Any], Any]] = {
             "POST clock": lambda body: admin.set_clock(self.venue, _object(body)),
             "POST price": lambda body: admin.set_price(self.venue, _object(body)),
+            "POST hide": lambda body: admin.hide(self.venue, _object(body)),
             "POST balance": lambda body: admin.change_balance(self.venue, _object(body)),
             "POST faults": lambda body: admin.add_faults(self.faults, body),
         }

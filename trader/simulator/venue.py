@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from trader.simulator.book import Book, BookShape, make_book, resting_liquidity
 from trader.simulator.decimals import ZERO
+from trader.simulator.hidden import Hidden
 from trader.simulator.market_clock import MarketClock
 from trader.simulator.matching import Balance, Change, Engine, Moment, Order
 from trader.simulator.replay import Series
@@ -30,6 +31,8 @@ class Market:
     drawn: dict[int, str] = field(default_factory=dict)
     books: deque[tuple[int, Decimal, Book]] = field(default_factory=lambda: deque(maxlen=BOOKS_KEPT))
     """Update number, price and book, newest last: streams need every one that a snapshot may have shown."""
+    hidden: Hidden = field(default_factory=Hidden)
+    """Candles and trades that it does not show over HTTP. Not kept in the state file."""
 
 
 class Venue:
