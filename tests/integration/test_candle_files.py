@@ -24,6 +24,7 @@ from trader.bucket import (
     timeframe_named,
     write_buckets,
 )
+from trader.bucket.derived_feed import add_derived, derive_all
 from trader.clock import to_milliseconds
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one
 from trader.errors import InputError
@@ -223,6 +224,44 @@ async def test_a_file_that_another_tool_wrote_is_what_this_one_says(db: Connecti
     await export_file(db, tmp_path / "ours.feather", 1, MINUTE)
     ours = pd.read_feather(tmp_path / "ours.feather").set_index("date")
     pd.testing.assert_frame_equal(ours, frame, check_index_type=False, check_freq=False)
+
+
+async def test_the_gaps_of_a_file_may_be_declared_and_those_of_others_stay(db: Connection, tmp_path: Path) -> None:
+    days = series(2 * 1440, gaps=False)
+    keep = np.ones(len(days), dtype=bool)
+    keep[[100, 101, 102, 1440 + 30, 1440 + 59]] = False
+    await write_buckets(db, 1, MINUTE, days[keep & (np.arange(len(days)) < 1440)], "imported")
+    part = read_files([_written(tmp_path / "x.csv", days[keep & (np.arange(len(days)) >= 1440)])], MINUTE)
+    assert (await store_content(db, part, 1, MINUTE)).declared == 0
+    assert (await store_content(db, part, 1, MINUTE, no_trades=True)).declared == 2
+    assert (await store_content(db, part, 1, MINUTE, no_trades=True)).declared == 0
+    rows = await fetch_all(db, "SELECT missing, kind::text FROM bucket_gap ORDER BY gap_from")
+    assert [tuple(row)[1] == "no_trades" for row in rows] == [False, True, True]
+    hour = timeframe_named("1h")
+    await add_derived(db, 1, hour, MINUTE)
+    steps: list[int] = []
+    assert (await derive_all(db, 1, hour, MINUTE, steps.append)).inserted == 47  # all but that of the gap unjudged
+    assert steps[-1] == 47
+    assert (await derive_all(db, 1, hour, MINUTE)) == Counts()
+    rows = await fetch_all(db, "SELECT time_close FROM bucket WHERE partial ORDER BY 1")
+    assert [row.time_close for row in rows] == [START + timedelta(hours=25)]
+    await add_derived(db, 1, hour, MINUTE)
+
+
+async def test_what_cannot_be_derived_is_said(db: Connection) -> None:
+    with pytest.raises(InputError, match="5m candles are not made of whole 3m ones"):
+        await add_derived(db, 1, timeframe_named("5m"), timeframe_named("3m"))
+    with pytest.raises(InputError, match="there is no feed of 1m candles: import a file, or tallydesk feed add"):
+        await add_derived(db, 1, timeframe_named("5m"), MINUTE)
+    await db.execute(
+        "INSERT INTO bucket_feed (market_id, timeframe_id, collect_since) VALUES (1, 1, now()), (1, 5, now())"
+    )
+    with pytest.raises(InputError, match="5m candles are fetched from the venue: tallydesk feed pause first"):
+        await add_derived(db, 1, timeframe_named("5m"), MINUTE)
+    await db.execute("UPDATE bucket_feed SET enabled = false WHERE timeframe_id = 5")
+    await add_derived(db, 1, timeframe_named("5m"), MINUTE)
+    row = await fetch_one(db, "SELECT enabled, derived_from FROM bucket_feed WHERE timeframe_id = 5")
+    assert (row.enabled, row.derived_from) == (True, 1)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from trader.bucket.file import Content, read_files
 from trader.bucket.formats import VALUES, Stamp
+from trader.bucket.gap import declare_gaps
 from trader.bucket.scan import scan
-from trader.bucket.timeframe import Timeframe
+from trader.bucket.timeframe import HOUR, Timeframe
 from trader.bucket.write import ROWS, Counts, find_difference, write_buckets
-from trader.clock import from_milliseconds
+from trader.clock import from_milliseconds, to_milliseconds
 from trader.db import Connection
 from trader.errors import InputError
 
@@ -38,6 +40,8 @@ class Imported:
     counts: Counts
     first_open: str
     last_close: str
+    declared: int = 0
+    """Gaps that were declared to be times without a trade."""
     difference: str | None = None
     """The first candle that is stored with other numbers, in words; only where nothing was written."""
 
@@ -65,11 +69,14 @@ async def store_content(
     progress: Progress = lambda done, total: None,
     *,
     replace: bool = False,
+    no_trades: bool = False,
 ) -> Imported:
     """Store candles of files: all of them or, if anything is wrong, none.
 
-    Makes the feed's row if there is none, switched off. `progress` is told how many of how many are stored. Raises
-    InputError for a candle that is stored with other numbers, unless it is to `replace` it.
+    Makes the feed's row if there is none, switched off. `progress` is told how many of how many are stored. With
+    `no_trades` the gaps between the hour of the first candle and that of the last, if nobody has judged them yet, are
+    declared to be times in which nobody traded. Raises InputError for a candle that is stored with other numbers,
+    unless it is to `replace` it.
     """
     candles = content.candles
     first, last = _range(content, timeframe)
@@ -83,7 +90,16 @@ async def store_content(
             progress(start + len(part), len(candles))
         feed = {"market": market_id, "timeframe": timeframe.id, "first": first, "last": last}
         await connection.execute(ADD_FEED, feed)
-    return Imported(total, f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}")
+        declared = 0
+        if no_trades:
+            hours = {"since": _hour(first, 0), "until": _hour(last, HOUR - 1)}
+            declared = await declare_gaps(connection, market_id, timeframe, "no_trades", **hours)
+    return Imported(total, f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}", declared)
+
+
+def _hour(moment: datetime, more: int) -> datetime:
+    """The whole hour before a moment that is `more` milliseconds on."""
+    return from_milliseconds((to_milliseconds(moment) + more) // HOUR * HOUR)
 
 
 async def preview_content(
@@ -116,10 +132,10 @@ async def preview_content(
         progress(int(at[-1]) + 1, len(new))
     progress(len(new), len(new))
     counts = Counts(len(new) - changed - unchanged, changed, unchanged)
-    return Imported(counts, f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}", difference)
+    return Imported(counts, f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}", difference=difference)
 
 
-def _range(content: Content, timeframe: Timeframe) -> tuple[Any, Any]:
+def _range(content: Content, timeframe: Timeframe) -> tuple[datetime, datetime]:
     opens = content.candles.time_open
     return from_milliseconds(int(opens[0])), from_milliseconds(int(timeframe.closes(opens[-1:])[0]))
 

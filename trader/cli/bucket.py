@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -15,8 +16,9 @@ from trader.cli._session import session
 from trader.errors import InputError
 
 if TYPE_CHECKING:
-    from trader.bucket import Content, Imported, Timeframe
+    from trader.bucket import Content, Counts, Imported, Timeframe
     from trader.bucket.formats import Format, Stamp
+    from trader.db import Connection
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -71,6 +73,7 @@ def import_(
     ] = "auto",
     kind: FormatOption = "auto",
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite stored candles that differ.")] = False,
+    gaps: Annotated[str, typer.Option(help="no-trades: declare that in the gaps of the files nobody traded.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
 ) -> None:
     """Store the candles of files: all of them, or none if any line is wrong or differs from what is stored.
@@ -79,8 +82,11 @@ def import_(
     """
     if stamp not in ("auto", "open", "close"):
         raise InputError(f"--stamp is {stamp!r}: allowed are open and close, and auto")
+    if gaps not in ("", "no-trades"):
+        raise InputError(f"--gaps is {gaps!r}: allowed is no-trades")
     meaning: Stamp | None = "open" if stamp == "open" else "close" if stamp == "close" else None
-    asyncio.run(_import(files, market, timeframe, meaning, _format(kind), replace, dry_run))
+    todo = _Import(files, market, timeframe, meaning, _format(kind), replace, gaps == "no-trades", dry_run)
+    asyncio.run(_import(todo))
 
 
 def _format(kind: str) -> "Format":
@@ -93,33 +99,42 @@ def _format(kind: str) -> "Format":
     raise InputError(f"--format is {kind!r}: allowed are {', '.join(get_args(Format))}")
 
 
-async def _import(
-    files: list[Path],
-    market: str,
-    timeframe: str,
-    stamp: "Stamp | None",
-    kind: "Format",
-    replace: bool,
-    dry_run: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Import:
+    """What is to be imported, and how."""
+
+    files: list[Path]
+    market: str
+    timeframe: str
+    stamp: "Stamp | None"
+    kind: "Format"
+    replace: bool
+    no_trades: bool
+    dry_run: bool
+
+
+async def _import(todo: _Import) -> None:
     from trader.bucket import preview_content, read_files, store_content, timeframe_named
     from trader.market import find_market
 
-    length = timeframe_named(timeframe)
+    length, name = timeframe_named(todo.timeframe), f"{todo.market} {todo.timeframe}"
     async with session() as (_, connection):
-        found = await find_market(connection, market)
+        found = await find_market(connection, todo.market)
         with _bar() as bar:
-            content = read_files(files, length, stamp, kind, bar("files read"))
-            if dry_run:
+            content = read_files(todo.files, length, todo.stamp, todo.kind, bar("files read"))
+            if todo.dry_run:
                 result = await preview_content(connection, content, found.id, length, bar("candles compared"))
             else:
-                stored = bar(f"{market} {timeframe}")
-                result = await store_content(connection, content, found.id, length, stored, replace=replace)
+                result = await store_content(
+                    connection, content, found.id, length, bar(name), replace=todo.replace, no_trades=todo.no_trades
+                )
     for file in content.files:
         print(f"{file.where}: {len(file.candles)} candles ({file.says})")
-    if dry_run:
-        _print_preview(content, result, length, replace)
-    _print_outcome(f"{market} {timeframe}", result, dry_run)
+    if todo.dry_run:
+        _print_preview(content, result, length, todo.replace)
+    _print_outcome(name, result, todo.dry_run)
+    if todo.no_trades and not todo.dry_run:
+        print(f"{result.declared} gaps declared to be times without a trade")
 
 
 def _print_outcome(name: str, result: "Imported", dry_run: bool) -> None:
@@ -273,3 +288,41 @@ async def _gaps(market: str, timeframe: str, last: int) -> None:
     print_rows("gaps", ["market", "timeframe", "from", "to", "missing", "kind", "checks"], [*map(list, rows[-last:])])
     if len(rows) > last:
         print(f"the newest {last} of {len(rows)}; --last shows more, the view bucket_gap all")
+
+
+@app.command()
+def derive(
+    market: MarketArgument,
+    timeframes: Annotated[str, typer.Argument(help="What to make: 5m, 1h, 1d, 1w, 1M, ...; several with commas.")],
+    smaller: Annotated[str, typer.Option("--from", help="What to make them of.")] = "1m",
+) -> None:
+    """Make larger candles out of smaller ones, now, and have the worker keep them in step from then on.
+
+    Example: tallydesk bucket derive binance:BTC/USDT 1h,1d --from 1m
+    """
+    asyncio.run(_derive(market, timeframes, smaller))
+
+
+async def _derive(market: str, timeframes: str, smaller: str) -> None:
+    from trader.bucket import timeframe_named
+    from trader.market import find_market
+
+    source = timeframe_named(smaller)
+    lengths = sorted((timeframe_named(name.strip()) for name in timeframes.split(",")), key=lambda one: one.id)
+    async with session() as (_, connection):
+        found = await find_market(connection, market)
+        for length in lengths:
+            counts = await _derive_one(connection, found.id, length, source)
+            print(
+                f"{market} {length.name}: {counts.inserted} candles made of {source.name}, {counts.changed} changed, "
+                f"{counts.unchanged} were there already; the worker keeps them in step"
+            )
+
+
+async def _derive_one(connection: "Connection", market_id: int, length: "Timeframe", source: "Timeframe") -> "Counts":
+    from trader.bucket.derived_feed import add_derived, derive_all
+
+    await add_derived(connection, market_id, length, source)
+    with _bar() as bar:
+        show = bar(f"{length.name} candles made")
+        return await derive_all(connection, market_id, length, source, lambda done: show(done, None))
