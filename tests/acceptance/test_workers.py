@@ -128,7 +128,10 @@ def nothing_open(desk: Desk, venues: dict[str, Simulator]) -> None:
 def add_feed(desk: Desk, market: str, timeframe: str, since: datetime) -> None:
     """As a person adds it."""
     added = subprocess.run(
-        [sys.executable, "-m", "trader.cli.main", "feed", "add", market, timeframe, "--since", since.isoformat()],
+        [
+            sys.executable, "-m", "trader.cli.main", "feed", "add", *market.split(":"), timeframe,
+            "--since", since.isoformat(),
+        ],
         cwd=ROOT, env=desk.environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert added.returncode == 0, added.stderr

@@ -67,7 +67,7 @@ def test_from_an_account_to_candles(
     file.write_text("time_open_ms,open,high,low,close,volume\n1704067200000,1,2,0.5,1.5,10\n")
     done = cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h")
     assert "2024-01-01 00:00 to 2024-01-01 01:00 UTC: 1 candles added, 0 changed, 0 were there already" in done.stdout
-    done = cli("feed", "add", "sim:BTC/USDT", "1m", "--since", "2024-01-01")
+    done = cli("feed", "add", "sim", "BTC/USDT", "1m", "--since", "2024-01-01")
     assert done.stdout == "sim:BTC/USDT 1m: kept up to date from 2024-01-01 00:00 UTC on\n"
     shown = cli("feed", "list").stdout
     assert re.search(r"^sim:BTC/USDT +1h +no +full ", shown, re.MULTILINE)
@@ -82,6 +82,17 @@ def test_from_an_account_to_candles(
     done = cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h", "--replace")
     assert "0 candles added, 1 changed" in done.stdout
     assert connection.execute("SELECT close FROM bucket").fetchone() == (1.25,)
+    file.write_text("time_open_ms,open,high,low,close,volume\n1704078000000,1,2,0.5,1.5,10\n")
+    done = cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h", "--dry-run")
+    assert "0 gaps with 0 missing candles between" in done.stdout
+    assert "1 candles to add, 0 to change, 0 are there already; nothing was written" in done.stdout
+    assert connection.execute("SELECT count(*) FROM bucket").fetchone() == (1,)
+    cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h")
+    shown = cli("bucket", "gaps").stdout
+    assert re.search(r"^sim:BTC/USDT +1h +(not_fetched|outage) +1 +2 ", shown, re.MULTILINE)
+    assert "2024-01-01 04:00:00" in cli("bucket", "show", "sim:BTC/USDT", "1h", "--last", "1").stdout
+    out = str(tmp_path / "out.xlsx")
+    assert refused(cli("bucket", "export", "sim:BTC/USDT", "1h", out)).startswith(f"{out}: the name must end in .csv")
     file.write_text("time_open_ms,open,high,low,close,volume\n1704067200000,1,2,0.5,1.5,ten\n")
     done = cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h")
     assert refused(done) == f"{file}, line 2: volume is 'ten'; it must be a number"
@@ -112,7 +123,7 @@ def test_an_account_whose_venue_does_not_answer_is_not_added(cli: Cli, connectio
         ("bucket import x.csv --market sim:A/B --timeframe 7m", "timeframe '7m': allowed are 1m, 3m"),
         ("bucket import x.csv --market sim:A/B --timeframe 1m", "unknown market 'sim:A/B'"),
         ("bucket import x.csv --market sim:A/B --timeframe 1m --stamp end", "--stamp is 'end': allowed are open and"),
-        ("feed add sim:A/B 1m --since yesterday", "--since is 'yesterday': write 2024-01-01"),
+        ("feed add sim A/B 1m --since yesterday", "--since is 'yesterday': write 2024-01-01"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_a_sentence(cli: Cli, arguments: str, sentence: str) -> None:

@@ -67,7 +67,7 @@ class Data:
     def feed(self, timeframe: str, hours: float) -> None:
         newest = self.klines("1m", limit=1)[-1][0]
         since = datetime.fromtimestamp(newest / 1000, UTC) - timedelta(hours=hours)
-        done = self.cli("feed", "add", "sim:BTC/USDT", timeframe, "--since", since.isoformat())
+        done = self.cli("feed", "add", "sim", "BTC/USDT", timeframe, "--since", since.isoformat())
         assert done.returncode == 0, done.stderr
 
     def klines(self, timeframe: str, **query: int) -> list[list[Any]]:

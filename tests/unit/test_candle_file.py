@@ -51,8 +51,8 @@ def test_the_line_and_the_field_are_named(tmp_path: Path, line: str, problem: st
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "line 1: the header is ''; it must be 'time_open_ms,"),
-        (b"time,open\n1,2\n", "line 1: the header is 'time,open'"),
+        (b"", "holds no candles"),
+        (b"time,open\n1,2\n", "line 1: the header is 'time,open', without high; it must be 'time_open_ms,"),
         (HEADER.encode(), "holds no candles"),
         (b"\xff\xfe\x00", "is not text: byte 0 is not UTF-8"),
     ],
@@ -109,7 +109,7 @@ def test_months_may_be_stamped_with_their_last_day(tmp_path: Path) -> None:
 def test_hours_given_as_minutes_are_noticed(tmp_path: Path) -> None:
     lines = [f"{1704067200000 + i * 3600_000},1,2,0.5,1.5,10" for i in range(5)]
     assert len(read_file(write(tmp_path, lines), timeframe_named("1h"))) == 5
-    with pytest.raises(InputError, match="no two candles are 1m apart, the closest are 60 minutes apart"):
+    with pytest.raises(InputError, match="no two candles are 1m apart, the closest are 1h apart"):
         read_file(write(tmp_path, lines), MINUTE)
 
 
@@ -119,7 +119,15 @@ def test_hours_given_as_minutes_are_noticed(tmp_path: Path) -> None:
     [
         ("bitfinex_BTC-USD_1m_2016", "1m", "open", 293_230),
         ("bitfinex_BTC-USD_1h_2016_derived", "1h", "open", 7_122),
+        ("bitfinex_BTC-USD_1d_2016_derived", "1d", "open", 299),
+        ("bitfinex_LTC-USD_1m_2016", "1m", "open", 41250),
         ("bitstamp_BTC-USD_1M_2012-2024", "1M", "close", 156),
+        ("freqtrade_ADA-BTC_5m", "5m", "open", 5720),
+        ("freqtrade_ETH-BTC_5m", "5m", "open", 5760),
+        ("freqtrade_LTC-BTC_5m", "5m", "open", 5760),
+        ("freqtrade_XLM-BTC_5m", "5m", "open", 5760),
+        ("freqtrade_XRP-ETH_1m", "1m", "open", 2469),
+        ("fx_EUR-USD_1h_2017-2018", "1h", "open", 5000),
         ("nasdaq_GOOG_1d_2004-2013", "1d", "open", 2_148),
     ],
 )

@@ -1,200 +1,189 @@
-"""Candle files: CSV, or CSV in gzip, checked as a whole before one row of it is stored."""
+"""Candle files, checked as a whole before one row of them is stored."""
 
-import csv
-import gzip
-import io
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trader.bucket.candles import BadCandleError, Candles, check
-from trader.bucket.timeframe import DAY, Timeframe, Times
-from trader.bucket.write import ROWS, Counts, find_difference, write_buckets
+from trader.bucket.contents import SUFFIXES, read_contents
+from trader.bucket.formats import VALUES, Format, Stamp, must_be
+from trader.bucket.raw import Raw, first
+from trader.bucket.stamps import milliseconds, openings
+from trader.bucket.timeframe import TIMEFRAMES, Timeframe, Times
 from trader.clock import from_milliseconds
-from trader.db import Connection
 from trader.errors import InputError
-
-FIELDS = ("time_open_ms", "open", "high", "low", "close", "volume")
-HEADER = ",".join(FIELDS)
-Stamp = Literal["open", "close"]
-LARGEST = 2_000_000_000
-"""Bytes, unpacked."""
-
-# Of a feed that is off, a file says all of its time: its holes are gaps, which the repair asks the venue about. A feed
-# that is on is fetched all the same: what the venue has differently wins, and is recorded.
-ADD_FEED = """
-INSERT INTO bucket_feed AS f (market_id, timeframe_id, enabled, status, collect_since, covered, updated_at)
-VALUES (%(market)s, %(timeframe)s, false, 'full', %(first)s, tstzmultirange(tstzrange(%(first)s, %(last)s)),
-        clock_timestamp())
-ON CONFLICT (market_id, timeframe_id) DO UPDATE SET status = 'full', last_error = NULL, error_at = NULL,
-  collect_since = least(f.collect_since, EXCLUDED.collect_since), covered = f.covered + EXCLUDED.covered,
-  updated_at = clock_timestamp()
- WHERE NOT f.enabled
-"""
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
-    """What an import did."""
+class File:
+    """What one file was found to hold. `says` is what it was taken for, for people."""
 
-    counts: Counts
-    first_open: str
-    last_close: str
+    where: str
+    candles: Candles
+    says: str
 
 
-def read_file(path: Path, timeframe: Timeframe, stamp: Stamp = "open") -> Candles:
-    """The candles in a file with the header `time_open_ms,open,high,low,close,volume`; `.gz` is unpacked.
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The candles of one or more files, oldest first."""
 
-    `stamp` says what the time column means: when a candle opens, or when it closes. Raises InputError naming the file,
-    the line and the field of the first thing that is wrong; the file is good as a whole, or not at all.
+    files: tuple[File, ...]
+    candles: Candles
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A stretch without candles: from `start`, when the one before closes, to `end`, when the next one opens."""
+
+    start: int
+    end: int
+    missing: int
+
+
+def read_file(path: Path, timeframe: Timeframe, stamp: Stamp | None = None, kind: Format = "auto") -> Candles:
+    """The candles in a file of any format of `formats`; gzip and zip are unpacked.
+
+    `stamp` says what the time column means: when a candle opens, or when it closes; None: what its name says. Raises
+    InputError naming the file, the line (or row) and the field of the first thing that is wrong; the file is good as
+    a whole, or not at all.
     """
-    lines = _lines(path)
-    table = _table(path, lines)
-    times = table[:, 0]
-    _whole(path, times)
-    opens = _opens(path, times.astype(np.int64), timeframe, stamp)
-    candles = Candles(opens, *(np.ascontiguousarray(table[:, i]) for i in range(1, len(FIELDS))))
+    return read_files([path], timeframe, stamp, kind).candles
+
+
+def read_files(
+    paths: Sequence[Path],
+    timeframe: Timeframe,
+    stamp: Stamp | None = None,
+    kind: Format = "auto",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Content:
+    """The candles of several files, or of directories of them, in order of time; as `read_file`, all or none.
+
+    Two files may overlap where they agree. `progress` is told how many of how many files are read.
+    """
+    todo = [file for path in paths for file in _expand(path)]
+    files: list[File] = []
+    for done, path in enumerate(todo):
+        progress(done, len(todo))
+        files += [_read(raw, timeframe, stamp, kind) for raw in read_contents(path)]
+    progress(len(todo), len(todo))
+    files.sort(key=lambda file: int(file.candles.time_open[0]))
+    candles = _joined(files, timeframe)
+    _check_spacing(files, candles, timeframe)
+    return Content(tuple(files), candles)
+
+
+def holes(candles: Candles, timeframe: Timeframe) -> list[Hole]:
+    """Where candles are missing between the first and the last of them."""
+    closes = timeframe.closes(candles.time_open)
+    found = np.flatnonzero(closes[:-1] < candles.time_open[1:])
+    starts, ends = closes[:-1][found], candles.time_open[1:][found]
+    if timeframe.span is None:
+        missing = (ends.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)) - (
+            starts.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
+        )
+    else:
+        missing = -((starts - ends) // timeframe.span)
+    return [Hole(*map(int, row)) for row in zip(starts, ends, missing, strict=True)]
+
+
+def _expand(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
+    if not found:
+        raise InputError(f"{path}: holds no candle files; their names end in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _read(raw: Raw, timeframe: Timeframe, stamp: Stamp | None, kind: Format) -> File:
+    must_be(raw.layout, kind, raw.where)
+    stamps, unit = milliseconds(raw)
+    meaning = stamp or raw.layout.stamp
+    candles = Candles(openings(raw, stamps, timeframe, meaning), *raw.values)
     try:
         check(candles, timeframe)
     except BadCandleError as error:
-        field = "time_open_ms" if error.field == "time_open" else error.field
-        raise InputError(f"{path}, line {error.index + 2}: {field} {error.problem}") from None
-    _check_spacing(path, candles, timeframe)
+        names = dict(zip(("time_open", *VALUES), raw.layout.names, strict=True))
+        names["time_open"] = raw.layout.time
+        raise raw.bad(error.index, names[error.field], error.problem) from None
+    _check_overlap(raw, candles, timeframe)
+    _check_length(raw, candles, timeframe)
+    known = raw.layout.format or f"columns {','.join(raw.layout.names)}"
+    return File(raw.where, candles, f"{raw.container}, {known}, times {unit} at the {meaning}")
+
+
+def _check_overlap(raw: Raw, candles: Candles, timeframe: Timeframe) -> None:
+    """Hours given as four hours would pass otherwise: they, too, open at whole hours."""
+    early = np.append(False, timeframe.closes(candles.time_open)[:-1] > candles.time_open[1:])
+    if (index := first(early)) is not None:
+        moment = f"{from_milliseconds(int(candles.time_open[index])):%Y-%m-%d %H:%M} UTC"
+        problem = f"{moment} is before the {timeframe.name} candle above it has closed; is the timeframe right?"
+        raise raw.bad(index, raw.layout.time, problem)
+
+
+def _check_length(raw: Raw, candles: Candles, timeframe: Timeframe) -> None:
+    """What the file says of when its candles close; of most of them, because venues cut some short in an outage."""
+    if raw.closes is None or raw.times.dtype.kind not in "fi":
+        return
+    scale = 1e-3 if raw.times[0] >= 1e14 else 1
+    with np.errstate(invalid="ignore"):
+        right = np.ceil(raw.closes * scale) == timeframe.closes(candles.time_open) - (0 if scale < 1 else 1)
+    if right.sum() * 2 < len(right):
+        index = int(np.argmin(right))
+        problem = f"{raw.closes[index]:.17g} is not the end of a {timeframe.name} candle; is the timeframe right?"
+        raise raw.bad(index, "close_time", problem)
+
+
+def _joined(files: list[File], timeframe: Timeframe) -> Candles:
+    """The candles of all files; where two have the same candle, it must be the same."""
+    if len(files) == 1:
+        return files[0].candles
+    candles, owner = _in_order(files)
+    again = np.append(False, np.diff(candles.time_open) == 0)
+    before = np.append(0, np.arange(len(candles) - 1))
+    for name in VALUES:
+        column = getattr(candles, name)
+        if (index := first(again & (column != column[before]))) is not None:
+            one, other = (f"{float(column[at])!r}" for at in (index, index - 1))
+            moment = f"{from_milliseconds(int(candles.time_open[index])):%Y-%m-%d %H:%M} UTC"
+            raise InputError(
+                f"{files[owner[index]].where}: {name} of the candle that opens at {moment} is {one}, but {other} in "
+                f"{files[owner[index - 1]].where}"
+            )
+    candles, owner = candles[~again], owner[~again]
+    early = np.append(False, timeframe.closes(candles.time_open)[:-1] > candles.time_open[1:])
+    if (index := first(early)) is not None:
+        one, two = files[owner[index]].where, files[owner[index - 1]].where
+        raise InputError(f"{one} and {two}: their {timeframe.name} candles overlap, and open at different moments")
     return candles
 
 
-def _lines(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            with gzip.open(io.BytesIO(data)) as file:
-                data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise InputError(f"{path}: is larger than {LARGEST} bytes; split it")
-        text = data.decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be unpacked: {error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not text: byte {error.start} is not UTF-8") from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+def _in_order(files: list[File]) -> tuple[Candles, NDArray[np.int64]]:
+    """All candles in order of time, and in which of the files each one is."""
+    names = ("time_open", *VALUES)
+    columns = [np.concatenate([getattr(file.candles, name) for file in files]) for name in names]
+    order = np.argsort(columns[0], kind="stable")
+    owner = np.repeat(np.arange(len(files)), [len(file.candles) for file in files])
+    return Candles(*(column[order] for column in columns)), owner[order]
 
 
-def _table(path: Path, text: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    header, _, body = text.partition("\n")
-    if header.strip() != HEADER:
-        raise InputError(f"{path}, line 1: the header is {header.strip()[:80]!r}; it must be {HEADER!r}")
-    body = body.rstrip("\n")
-    if not body.strip():
-        raise InputError(f"{path}: holds no candles")
-    try:
-        table = np.loadtxt(io.StringIO(body), delimiter=",", dtype=np.float64, ndmin=2, comments=None)
-    except ValueError:
-        table = np.empty((0, 0))
-    # numpy skips empty lines, and names neither line nor field: what is not right at once is read again, slowly.
-    if table.shape != (body.count("\n") + 1, len(FIELDS)):
-        raise InputError(_what_is_wrong(path, body))
-    return table
-
-
-def _what_is_wrong(path: Path, body: str) -> str:
-    for number, row in enumerate(csv.reader(body.split("\n")), start=2):
-        if len(row) != len(FIELDS):
-            return f"{path}, line {number}: has {len(row)} fields; it must have {len(FIELDS)}: {HEADER}"
-        for field, value in zip(FIELDS, row, strict=True):
-            try:
-                float(value)
-            except ValueError:
-                return f"{path}, line {number}: {field} is {value[:40]!r}; it must be a number"
-    return f"{path}: cannot be read as {HEADER}"
-
-
-def _whole(path: Path, times: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
-    bad = ~np.isfinite(times) | (times != np.floor(times)) | (np.abs(times) > 2**53) | (times < 0)
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise InputError(
-            f"{path}, line {index + 2}: time_open_ms is {times[index]:.17g}; "
-            "it must be a whole number of milliseconds since 1970"
-        )
-    if times.max() >= 1e13:
-        index = int(np.argmax(times >= 1e13))
-        raise InputError(f"{path}, line {index + 2}: time_open_ms is {times[index]:.17g}: that is after the year 2286")
-
-
-def _opens(path: Path, stamps: Times, timeframe: Timeframe, stamp: Stamp) -> Times:
-    """When the candles open. A month stamped with its end may carry its last day instead: many tools do that."""
-    if stamp == "open":
-        return stamps
-    closes = stamps
-    if timeframe.span is None:
-        closes = np.where(timeframe.aligned(stamps + DAY), stamps + DAY, stamps)
-    opens = timeframe.opens(closes)
-    wrong = timeframe.closes(opens) != closes
-    if wrong.any():
-        index = int(np.argmax(wrong))
-        moment = f"{stamps[index]} ({from_milliseconds(int(stamps[index])):%Y-%m-%d %H:%M:%S} UTC)"
-        raise InputError(
-            f"{path}, line {index + 2}: time_open_ms {moment} is not where a {timeframe.name} candle closes"
-        )
-    return opens
-
-
-def _check_spacing(path: Path, candles: Candles, timeframe: Timeframe) -> None:
+def _check_spacing(files: list[File], candles: Candles, timeframe: Timeframe) -> None:
     """A file of hours given as minutes would pass as minutes with many gaps."""
-    if len(candles) < 3:
-        return
-    closes = timeframe.closes(candles.time_open)
-    if not (closes[:-1] >= candles.time_open[1:]).any():
-        least = int(np.diff(candles.time_open).min()) // 60_000
-        raise InputError(
-            f"{path}: no two candles are {timeframe.name} apart, the closest are {least} minutes apart; "
-            "is the timeframe right?"
-        )
+    for where, part in [(file.where, file.candles) for file in files] + [("the files together", candles)]:
+        closes = timeframe.closes(part.time_open)
+        if len(part) >= 3 and not (closes[:-1] >= part.time_open[1:]).any():
+            raise InputError(
+                f"{where}: no two candles are {timeframe.name} apart, the closest are {_least(part.time_open)} apart; "
+                "is the timeframe right?"
+            )
 
 
-async def import_file(
-    connection: Connection,
-    path: Path,
-    market_id: int,
-    timeframe: Timeframe,
-    stamp: Stamp = "open",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    *,
-    replace: bool = False,
-) -> Imported:
-    """Store the candles of a file: all of them or, if anything is wrong, none.
-
-    Makes the feed's row if there is none, switched off. `progress` is told how many of how many are stored. Raises
-    InputError as `read_file` does, and for a candle that is stored with other numbers, unless it is to `replace` it.
-    """
-    candles = read_file(path, timeframe, stamp)
-    first = from_milliseconds(int(candles.time_open[0]))
-    last = from_milliseconds(int(timeframe.closes(candles.time_open[-1:])[0]))
-    total = Counts()
-    async with connection.transaction():
-        for start in range(0, len(candles), ROWS):
-            part = candles[start : start + ROWS]
-            if not replace and (found := await find_difference(connection, market_id, timeframe, part)):
-                raise InputError(_difference(path, found))
-            total += await write_buckets(connection, market_id, timeframe, part, "imported")
-            progress(start + len(part), len(candles))
-        feed = {"market": market_id, "timeframe": timeframe.id, "first": first, "last": last}
-        await connection.execute(ADD_FEED, feed)
-    return Imported(total, f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}")
-
-
-def _difference(path: Path, found: Any) -> str:
-    stored, new = (
-        ", ".join(f"{name} {value:.10g}" for name, value in zip(FIELDS[1:], values, strict=True))
-        for values in (found.stored, found.new)
-    )
-    return (
-        f"{path}: the candle that closes at {found.time_close:%Y-%m-%d %H:%M} UTC is stored with {stored}, and the "
-        f"file has {new}; nothing was imported (--replace overwrites what is stored)"
-    )
+def _least(opens: Times) -> str:
+    """The shortest step, as a timeframe if it is one."""
+    least = int(np.diff(opens).min())
+    named = [timeframe.name for timeframe in TIMEFRAMES.values() if timeframe.span == least]
+    return named[0] if named else f"{least // 60_000} minutes"

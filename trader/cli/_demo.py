@@ -164,7 +164,7 @@ class Demo:
             "--credentials",
             "DEMO",
         )
-        self._tallydesk("feed", "add", market, self._plan.timeframe, "--since", since)
+        self._tallydesk("feed", "add", "binance", self._plan.market, self._plan.timeframe, "--since", since)
         self._console.print("The strategies are examples of how one is written, not advice to trade like them.")
         for name, (class_, params) in STRATEGIES.items():
             self._tallydesk(

@@ -1,0 +1,70 @@
+"""What is inside a file, whatever it is called: text, gzip, zip, Parquet or Feather, told by its first bytes."""
+
+import gzip
+import io
+import zipfile
+import zlib
+from pathlib import Path
+
+from trader.bucket.arrow import read_arrow
+from trader.bucket.raw import LARGEST, Raw
+from trader.bucket.text import decode, read_csv, read_json
+from trader.errors import InputError
+
+SUFFIXES = (".csv", ".csv.gz", ".zip", ".json", ".json.gz", ".parquet", ".feather")
+"""What is taken from a directory."""
+
+
+def read_contents(path: Path) -> list[Raw]:
+    """What the file holds: one, or one for each file in a zip. Raises InputError naming the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if data[:4] == b"PK\3\4":
+        return [_read(inner, f"{path}, {name}", "zip of ") for name, inner in _unzip(path, data)]
+    if data[:2] == b"\x1f\x8b":
+        return [_read(_gunzip(path, data), str(path), "gzip of ")]
+    if path.suffix in (".gz", ".zip"):
+        raise InputError(f"{path}: cannot be unpacked: it does not begin as {path.suffix} files do")
+    return [_read(data, str(path), "")]
+
+
+def _read(data: bytes, where: str, wrapped: str) -> Raw:
+    if len(data) > LARGEST:
+        raise InputError(f"{where}: is larger than {LARGEST} bytes; split it")
+    if data[:4] == b"PAR1":
+        return read_arrow(data, where, "Parquet")
+    if data[:6] == b"ARROW1":
+        return read_arrow(data, where, "Feather")
+    if data[:4] == b"FEA1":  # a damaged one of these makes pyarrow read beyond its end
+        raise InputError(
+            f"{where}: is Feather of version 1, which is not read; write it again as version 2, or Parquet"
+        )
+    text = decode(data, where)
+    if text.lstrip()[:1] in ("[", "{"):
+        return read_json(text, where, f"{wrapped}JSON")
+    return read_csv(text, where, f"{wrapped}CSV")
+
+
+def _gunzip(path: Path, data: bytes) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            return file.read(LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be unpacked: {error}") from None
+
+
+def _unzip(path: Path, data: bytes) -> list[tuple[str, bytes]]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            found = []
+            for member in members:
+                with archive.open(member) as file:
+                    found.append((member.filename, file.read(LARGEST + 1)))
+    except Exception as error:  # a damaged archive makes zipfile raise whatever it trips over
+        raise InputError(f"{path}: cannot be unpacked: {error or type(error).__name__}") from None
+    if not found:
+        raise InputError(f"{path}: holds no files")
+    return found
