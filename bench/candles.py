@@ -1,6 +1,9 @@
-"""Candles: our writer and reader against COPY and a plain fetch, each pair measured in turn (A B A B) in one run.
+"""Candles: our writer and reader against the strongest and the usual ways, each pair in turn (A B A B) in one run.
 
 Examples: scripts/bench candles; scripts/bench candles --candles 1000000
+          scripts/bench candles read     # or one part: write, read
+
+adbc-driver-postgresql is no dependency of Tallydesk: without it, that comparison is not run.
 """
 
 import argparse
@@ -11,26 +14,33 @@ from typing import Any
 
 import numpy as np
 
+from bench.candles_read import read
 from bench.desk import prepare
 from bench.ground import ground, in_turn
 from bench.report import compare, header
-from trader.bucket import Candles, Counts, bucket_ids, read_buckets, timeframe_named, write_buckets
+from trader.bucket import Candles, Counts, bucket_ids, timeframe_named, write_buckets
+from trader.bucket.binary import copy_rows, timestamps
 from trader.db import Connection, Identity, connect, fetch_one
 
 MARKET = 1
 MINUTE = timeframe_named("1m")
 START = 1_600_000_020_000
-EPOCH_2000 = 946_684_800_000
 
 COPY = """
 COPY {table} (id, market_id, timeframe_id, time_close, open, high, low, close, volume, source)
 FROM STDIN (FORMAT binary)
 """
-# The same columns, checks and indexes; only the two foreign keys are not there.
-BARE = "CREATE TABLE bare_bucket (LIKE bucket INCLUDING ALL)"
-FETCH = """
-SELECT time_close, open, high, low, close, volume FROM bucket
- WHERE market_id = 1 AND timeframe_id = 1 ORDER BY time_close
+# The same columns, checks and indexes, without triggers; and with the two foreign keys that bucket once had.
+BARE = """
+CREATE TABLE bare_bucket (LIKE bucket INCLUDING ALL);
+CREATE TABLE keyed_bucket (LIKE bucket INCLUDING ALL);
+ALTER TABLE keyed_bucket
+  ADD FOREIGN KEY (market_id) REFERENCES market, ADD FOREIGN KEY (timeframe_id) REFERENCES timeframe
+"""
+# As jesse's ORM writes: some rows in one statement, as text, what is there already left alone.
+ROWS_OF_TEXT = """
+INSERT INTO {table} (market_id, timeframe_id, time_close, open, high, low, close, volume, source) VALUES {rows}
+ON CONFLICT DO NOTHING
 """
 STATE = """
 SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS wal,
@@ -52,24 +62,15 @@ def made_up(number: int) -> Candles:
 def binary_rows(candles: Candles) -> bytes:
     """The rows in COPY's binary format, made by numpy at once, with the ids that our writer gives."""
     closes = MINUTE.closes(candles.time_open)
-    label = np.frombuffer(b"imported", dtype="V8")
-    columns: list[tuple[str, str, Any]] = [
-        ("id", "V16", bucket_ids(MARKET, MINUTE, closes)),
-        ("market", ">i4", MARKET),
-        ("timeframe", ">i2", MINUTE.id),
-        ("time", ">i8", (closes - EPOCH_2000) * 1000),
-        *((name, ">f8", getattr(candles, name)) for name in ("open", "high", "low", "close", "volume")),
-        ("source", "V8", label),
-    ]
-    layout = [("fields", ">i2")]
-    for name, kind, _ in columns:
-        layout += [(f"{name}_width", ">i4"), (name, kind)]
-    rows = np.empty(len(candles), dtype=layout)
-    rows["fields"] = len(columns)
-    for name, kind, values in columns:
-        rows[f"{name}_width"] = np.dtype(kind).itemsize
-        rows[name] = values
-    return b"PGCOPY\n\xff\r\n\x00" + bytes(8) + rows.tobytes() + b"\xff\xff"
+    columns: dict[str, Any] = {
+        "id": bucket_ids(MARKET, MINUTE, closes),
+        "market": np.array(MARKET, dtype=">i4"),
+        "timeframe": np.array(MINUTE.id, dtype=">i2"),
+        "time": timestamps(closes),
+        **{name: getattr(candles, name).astype(">f8") for name in ("open", "high", "low", "close", "volume")},
+        "source": np.frombuffer(b"imported", dtype="V8"),
+    }
+    return copy_rows(len(candles), columns)
 
 
 class Bench:
@@ -78,6 +79,8 @@ class Bench:
     def __init__(self, connection: Connection, candles: Candles) -> None:
         self.connection = connection
         self.candles = candles
+        self.wal: list[int] = []
+        """Of each first write: bytes of WAL."""
         self.rewrites: list[tuple[int, int]] = []
         """Of each rewrite: dead rows left, and bytes of WAL."""
 
@@ -87,12 +90,15 @@ class Bench:
         return len(self.candles) / (time.perf_counter() - started)
 
     async def empty(self) -> None:
-        await self.connection.execute("TRUNCATE bucket, bare_bucket")
+        await self.connection.execute("TRUNCATE bucket, bare_bucket, keyed_bucket")
         await self.connection.execute("CHECKPOINT")
 
     async def write(self) -> float:
         await self.empty()
-        return await self.timed(self._ours)
+        before = await self._state()
+        speed = await self.timed(self._ours)
+        self.wal.append(int((await self._state()).wal - before.wal))
+        return speed
 
     async def _ours(self) -> Counts:
         return await write_buckets(self.connection, MARKET, MINUTE, self.candles, "imported")
@@ -104,6 +110,24 @@ class Bench:
     async def copy_bare(self) -> float:
         await self.empty()
         return await self.timed(lambda: self._copy("bare_bucket"))
+
+    async def copy_keyed(self) -> float:
+        await self.empty()
+        return await self.timed(lambda: self._copy("keyed_bucket"))
+
+    async def rows_of_text(self) -> float:
+        await self.empty()
+        return await self.timed(self._rows_of_text)
+
+    async def _rows_of_text(self) -> None:
+        candles = self.candles
+        columns = zip(candles.time_open // 1000 + 60, candles.open, candles.high, candles.low, candles.close,
+                      candles.volume, strict=True)  # fmt: skip
+        rows = [f"(1,1,to_timestamp({t}),{o!r},{h!r},{lo!r},{c!r},{v!r},'imported')" for t, o, h, lo, c, v in
+                ((int(t), *map(float, rest)) for t, *rest in columns)]  # fmt: skip
+        for start in range(0, len(rows), 1000):
+            part = ",".join(rows[start : start + 1000])
+            await self.connection.execute(ROWS_OF_TEXT.format(table="bare_bucket", rows=part))
 
     async def _copy(self, table: str) -> None:
         async with self.connection.cursor() as cursor, cursor.copy(COPY.format(table=table)) as copy:
@@ -131,35 +155,36 @@ class Bench:
         await self.connection.execute("SELECT pg_stat_clear_snapshot()")
         return await fetch_one(self.connection, STATE)
 
-    async def read(self) -> float:
-        return await self.timed(lambda: read_buckets(self.connection, MARKET, MINUTE.id))
-
-    async def fetch(self) -> float:
-        async def plain() -> None:
-            rows = await (await self.connection.execute(FETCH)).fetchall()
-            assert len(rows) == len(self.candles)
-
-        return await self.timed(plain)
-
 
 async def measure(url: str, options: argparse.Namespace) -> None:
     """Write, rewrite and read."""
     prepare(url, 1)
     async with await connect(url, Identity("worker", "bench")) as connection:
-        await connection.execute(BARE)
-        bench = Bench(connection, made_up(options.candles))
-        await bench.write()  # the first of all pays for files that grow and for plans; it is not counted
+        candles = made_up(options.candles)
+        if options.part in {"all", "write"}:
+            await write(connection, candles, options.rounds)
+        if options.part in {"all", "read"}:
+            await read(connection, url, candles, options.rounds)
 
-        first, copied = await in_turn(options.rounds, bench.write, bench.copy)
-        compare("first write / COPY binary, rows/s", first, copied, least=0.6)
-        first, bare = await in_turn(options.rounds, bench.write, bench.copy_bare)
-        compare("first write / COPY, no foreign keys", first, bare)
-        anew, again = await in_turn(options.rounds, bench.write, bench.rewrite)
-        compare("rewrite of unchanged rows / first write", again, anew, least=1.5)
-        for dead, wal in bench.rewrites:
-            print(f"  rewrite of {len(bench.candles):,} rows: {dead} dead rows, {wal:,} bytes of WAL")
-        mine, plain = await in_turn(options.rounds, bench.read, bench.fetch)
-        compare("read into a frame / plain fetch to tuples", mine, plain)
+
+async def write(connection: Connection, candles: Candles, rounds: int) -> None:
+    """First writes and rewrites."""
+    await connection.execute(BARE)
+    bench = Bench(connection, candles)
+    await bench.write()  # the first of all pays for files that grow and for plans; it is not counted
+    first, copied = await in_turn(rounds, bench.write, bench.copy)
+    compare("first write / COPY binary, rows/s", first, copied, least=0.6)
+    first, bare = await in_turn(rounds, bench.write, bench.copy_bare)
+    compare("first write / COPY, no triggers", first, bare)
+    first, keyed = await in_turn(rounds, bench.write, bench.copy_keyed)
+    compare("first write / COPY, two foreign keys, no triggers", first, keyed)
+    first, text = await in_turn(1, bench.write, bench.rows_of_text)
+    compare("first write / INSERTs of 1,000 rows, no triggers", first, text)
+    bench.wal.clear()
+    anew, again = await in_turn(rounds, bench.write, bench.rewrite)
+    compare("rewrite of unchanged rows / first write", again, anew, least=1.5)
+    for first_wal, (dead, wal) in zip(bench.wal, bench.rewrites, strict=True):
+        print(f"  rewrite: {dead} dead rows, {wal:,} bytes of WAL; first write {first_wal:,}: {wal / first_wal:.4%}")
 
 
 def main() -> None:
@@ -167,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "bench candles", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("part", nargs="?", default="all", choices=("all", "write", "read"))
     parser.add_argument("--candles", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3, help="of ours and of the floor, in turn")
     options = parser.parse_args()

@@ -5,9 +5,11 @@ exchange at which feeds are due; a job takes feeds by lease, serves several at a
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,6 +36,10 @@ TURN_PAGES = 12
 """Pages of older candles that a feed gets in its turn."""
 NEWEST_PAGES = 25
 """Pages of newer candles that a feed gets in one service."""
+AHEAD = 16
+"""Feeds that one job claims at a time: each look costs as much as serving one."""
+WRITERS = 2
+"""Connections that one job takes at a time: the pool is the worker's other jobs', too."""
 LOOK_SECONDS = 0.2
 """How often a job that is busy looks for feeds whose newest candles are due."""
 
@@ -92,6 +98,10 @@ class Server:
     owner: UUID = field(default_factory=uuid4)
     seconds: float = SLICE_SECONDS
     failure: Exception | None = None
+    _writing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WRITERS))
+    _next: deque[Feed] = field(default_factory=deque)
+    _desk: Desk | None = None
+    _look_at: float = 0.0
     _newest: set[asyncio.Task[None]] = field(default_factory=set)
     _older: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -111,6 +121,9 @@ class Server:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
+            async with self.context.pool.connection() as connection:
+                for feed in self._next:
+                    await release(connection, feed)
         return self.failure
 
     @property
@@ -121,29 +134,42 @@ class Server:
         """Take on what is due, the newest candles first, as far as there is room and time."""
         if time.monotonic() >= self._end:
             return False
-        room = AT_ONCE - len(self._running)
-        async with self.context.pool.connection() as connection:
-            newest = await claim_newest(connection, self.exchange_id, self.owner, room)
-            most = min(room - len(newest), BACKFILLS - len(self._older))
-            older = await claim_backfill(connection, self.exchange_id, self.owner, most)
-        if not newest and not older:
+        older = await self._claim()
+        if not self._next and not older:
             return False
         try:
-            desk = await self._desk()
+            desk = self._desk = self._desk or await self._connect()
         except Exception as error:
-            for feed in (*newest, *older):
+            for feed in (*self._next, *older):
                 await self._blame(feed, error)
+            self._next.clear()
             return False
-        self._newest |= {asyncio.create_task(self._guarded(feed, self._update(feed, desk))) for feed in newest}
-        self._older |= {asyncio.create_task(self._guarded(feed, self._backfill(feed, desk))) for feed in older}
+        while self._next and len(self._running) < AT_ONCE:
+            feed = self._next.popleft()
+            self._newest.add(asyncio.create_task(self._guarded(feed, self._update(feed, desk))))
+        for feed in older:
+            self._older.add(asyncio.create_task(self._guarded(feed, self._backfill(feed, desk))))
         return True
+
+    async def _claim(self) -> list[Feed]:
+        """Claim ahead feeds whose newest candles are due, several at a time; where none is, some that lack older ones,
+        which are returned. Looking costs more than serving a feed that is up to date, so it is not done for each."""
+        if self._next or (self._running and time.monotonic() < self._look_at):
+            return []
+        async with self.context.pool.connection() as connection:
+            self._next.extend(await claim_newest(connection, self.exchange_id, self.owner, AHEAD))
+            if len(self._next) == AHEAD:
+                return []
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            most = min(BACKFILLS - len(self._older), AT_ONCE - len(self._running))
+            return await claim_backfill(connection, self.exchange_id, self.owner, most)
 
     async def _guarded(self, feed: Feed, work: Coroutine[Any, Any, None]) -> None:
         """Serve one feed. Its errors are written to its row and hold no other feed up."""
         try:
             await work
         except asyncio.CancelledError:
-            async with self.context.pool.connection() as connection:
+            async with self._connection() as connection:
                 await release(connection, feed)
             raise
         except Exception as error:
@@ -152,14 +178,19 @@ class Server:
     async def _blame(self, feed: Feed, error: Exception) -> None:
         log.warning("%s %s: %s: %s", feed.market, feed.timeframe.name, type(error).__name__, first_line(error))
         self.failure = self.failure or error
-        async with self.context.pool.connection() as connection:
+        async with self._connection() as connection:
             await blame(connection, feed, error)
 
-    async def _desk(self) -> Desk:
-        async with self.context.pool.connection() as connection:
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        async with self._writing, self.context.pool.connection() as connection:
+            yield connection
+
+    async def _connect(self) -> Desk:
+        async with self._connection() as connection:
             exchange = await self.context.exchange(connection, self.exchange_id)
             now = await self.context.venue_time(connection, self.exchange_id)
-        return Desk(exchange, self.context.pool.connection, _going_on(now), _run_strategies)
+        return Desk(exchange, self._connection, _going_on(now), _run_strategies)
 
     async def _update(self, feed: Feed, desk: Desk) -> None:
         update = Update(desk, feed)
@@ -174,7 +205,7 @@ class Server:
         await self._done(update, turn=True)
 
     async def _done(self, update: Update, *, turn: bool) -> None:
-        async with self.context.pool.connection() as connection:
+        async with self._connection() as connection:
             if update.feed.enabled:
                 await served(connection, update.feed, update.after(turn=turn))
             else:

@@ -3561,10 +3561,13 @@ CREATE TRIGGER follows_too AFTER UPDATE ON gap FOR EACH ROW
         (NEW.market_id, NEW.timeframe_id, NEW.gap_from, NEW.gap_to, NEW.missing, NEW.found_at))
   EXECUTE FUNCTION only_from_triggers('where it is follows the candles; only what was found out about it is written');
 
+-- Plans are made once for each connection and for no table's size in particular: planning anew costs four times as much as following one candle.
 -- Points or stretches in which rows came or went. Only what lies between the row before and the row after each is looked at; all other gaps
 -- stand. The caller has locked the series' row in bucket_feed, in a statement of its own, so that what others committed before is seen.
 CREATE FUNCTION gap_follow(markets int[], timeframes smallint[], firsts timestamptz[], lasts timestamptz[]) RETURNS void
-LANGUAGE plpgsql SET search_path = public, pg_temp SET timezone = 'UTC' SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = public, pg_temp SET timezone = 'UTC' SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  old record;
 BEGIN
   WITH stretch AS MATERIALIZED (
     SELECT DISTINCT c.market_id, c.timeframe_id, t.span,
@@ -3578,19 +3581,7 @@ BEGIN
       FROM stretch s CROSS JOIN LATERAL (
         SELECT b.time_close, lag(b.time_close) OVER (ORDER BY b.time_close) AS previous FROM bucket b
          WHERE b.market_id = s.market_id AND b.timeframe_id = s.timeframe_id AND b.time_close BETWEEN s.lower AND s.upper) r
-     WHERE r.previous + s.span <= r.time_close - s.span),
-  -- A gap that shrinks from the right keeps its key and is updated below; here go those at whose place none begins any more.
-  gone AS (
-    DELETE FROM gap g USING (
-      SELECT DISTINCT h.* FROM stretch s CROSS JOIN LATERAL (
-        SELECT o.market_id, o.timeframe_id, o.gap_from FROM gap o
-         WHERE o.market_id = s.market_id AND o.timeframe_id = s.timeframe_id AND o.gap_from >= s.lower AND o.gap_from < s.upper OFFSET 0) h
-       WHERE NOT EXISTS (SELECT FROM bucket b
-                          WHERE b.market_id = h.market_id AND b.timeframe_id = h.timeframe_id AND b.time_close = h.gap_from)
-          OR (SELECT min(b.time_close) FROM bucket b
-               WHERE b.market_id = h.market_id AND b.timeframe_id = h.timeframe_id AND b.time_close > h.gap_from) - s.span
-             >= h.gap_from + s.span IS NOT TRUE) x
-     WHERE g.market_id = x.market_id AND g.timeframe_id = x.timeframe_id AND g.gap_from = x.gap_from)
+     WHERE r.previous + s.span <= r.time_close - s.span)
   INSERT INTO gap AS g (market_id, timeframe_id, gap_from, gap_to, missing, verdict, checks, checked_at, next_check_at, found_at)
   SELECT n.market_id, n.timeframe_id, n.gap_from, n.gap_to, candles_between(n.gap_from, n.gap_to, n.span),
          o.verdict, coalesce(o.checks, 0), o.checked_at, o.next_check_at, coalesce(o.found_at, now())
@@ -3604,10 +3595,32 @@ BEGIN
     checked_at = CASE WHEN g.gap_to > EXCLUDED.gap_to THEN g.checked_at END,
     next_check_at = CASE WHEN g.gap_to > EXCLUDED.gap_to THEN g.next_check_at END
    WHERE g.gap_to <> EXCLUDED.gap_to;
+  -- Those at whose place none begins any more. One after the other, by key: a join's plan, once kept, could come to read all gaps.
+  FOR old IN
+    SELECT DISTINCT h.* FROM (
+        SELECT c.market_id, c.timeframe_id, t.span,
+               coalesce((SELECT max(b.time_close) FROM bucket b
+                          WHERE b.market_id = c.market_id AND b.timeframe_id = c.timeframe_id AND b.time_close < c.first), '-infinity') AS lower,
+               coalesce((SELECT min(b.time_close) FROM bucket b
+                          WHERE b.market_id = c.market_id AND b.timeframe_id = c.timeframe_id AND b.time_close > c.last), 'infinity') AS upper
+          FROM unnest(markets, timeframes, firsts, lasts) c (market_id, timeframe_id, first, last) JOIN timeframe t ON t.id = c.timeframe_id) s
+     CROSS JOIN LATERAL (
+        SELECT o.market_id, o.timeframe_id, o.gap_from FROM gap o
+         WHERE o.market_id = s.market_id AND o.timeframe_id = s.timeframe_id AND o.gap_from >= s.lower AND o.gap_from < s.upper OFFSET 0) h
+     -- Not NOT EXISTS, which may be planned as a hash of the whole table.
+     WHERE (SELECT b.time_close FROM bucket b
+             WHERE b.market_id = h.market_id AND b.timeframe_id = h.timeframe_id AND b.time_close = h.gap_from) IS NULL
+        OR (SELECT min(b.time_close) FROM bucket b
+             WHERE b.market_id = h.market_id AND b.timeframe_id = h.timeframe_id AND b.time_close > h.gap_from) - s.span
+           >= h.gap_from + s.span IS NOT TRUE
+  LOOP
+    DELETE FROM gap g WHERE g.market_id = old.market_id AND g.timeframe_id = old.timeframe_id AND g.gap_from = old.gap_from;
+  END LOOP;
 END $$;
 COMMENT ON FUNCTION gap_follow IS 'Put gap right around candles that came or went.';
 
-CREATE FUNCTION bucket_inserted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC' SET enable_seqscan = off AS $$
+CREATE FUNCTION bucket_inserted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC'
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   markets int[];
   timeframes smallint[];
@@ -3632,7 +3645,8 @@ BEGIN
   RETURN NULL;
 END $$;
 
-CREATE FUNCTION bucket_deleted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC' SET enable_seqscan = off AS $$
+CREATE FUNCTION bucket_deleted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC'
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   markets int[];
   timeframes smallint[];
@@ -3665,7 +3679,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION bucket_moved(markets int[], timeframes smallint[], firsts timestamptz[], lasts timestamptz[]) RETURNS void
-LANGUAGE plpgsql SET search_path = public, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = public, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   UPDATE bucket_feed f
      SET newest = (SELECT max(b.time_close) FROM bucket b WHERE b.market_id = f.market_id AND b.timeframe_id = f.timeframe_id)
@@ -3675,7 +3689,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION bucket_moved IS 'Put bucket_feed.newest and gap right where candles went.';
 
-CREATE FUNCTION bucket_updated() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC' SET enable_seqscan = off AS $$
+CREATE FUNCTION bucket_updated() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC'
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   markets int[];
   timeframes smallint[];

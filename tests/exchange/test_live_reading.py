@@ -9,6 +9,7 @@ import pytest
 
 from trader.clock import from_milliseconds
 from trader.errors import ExchangeError, InputError, Refused, Unknown
+from trader.exchange.live import connect
 from trader.exchange.protocol import AssetBalance, Candle, CandleWays, MarketInfo, Ticker
 
 ID = "3f0c2a54-9d0e-4a59-8a3c-0d8d1a7d2f11"
@@ -310,8 +311,41 @@ async def test_what_holds_no_candle_at_all_is_not_read(open_live: Any, scripted:
         await open_live().candles("BTC/USDT", "1m", None, 10)
 
 
-async def test_how_many_candles_a_venue_gives_at_a_time(open_live: Any) -> None:
+async def test_how_a_venue_gives_candles(open_live: Any) -> None:
     assert open_live().candle_ways == CandleWays(1000, skips_holes=True)
+    assert open_live("kraken").candle_ways == CandleWays(720, reach=719, skips_holes=True)
+    assert open_live("bybit").candle_ways == CandleWays(1000)
+
+
+@pytest.mark.parametrize(("ccxt_id", "page"), [("okx", 300), ("kucoin", 1500), ("krakenfutures", 500)])
+async def test_what_is_not_known_of_a_venue_ccxt_may_know(ccxt_id: str, page: int) -> None:
+    live = connect(ccxt_id, options={}, credentials=None, mode="live", allow_live=True)
+    assert live.candle_ways == CandleWays(page)
+    await live.close()
+
+
+async def test_candles_of_another_market_are_not_read(open_live: Any, scripted: Any) -> None:
+    """ccxt finds an empty list in Kraken's answer, and would take what Bybit gave."""
+    row = [T0 // 1000, "1.1", "1.3", "1.0", "1.2", "1.15", "7.5", 9]
+    scripted.on("GET", "/0/public/OHLC", {"error": [], "result": {"XETHZUSD": [row], "last": 0}})
+    with pytest.raises(Unknown, match="asked for the candles of XXBTZUSD, those of XETHZUSD, last came"):
+        await open_live("kraken").candles("BTC/USD", "1m", from_milliseconds(T0), 10)
+    rows = [[str(T0), "1.1", "1.3", "1.0", "1.2", "7.5", "8"]]
+    result = {"category": "spot", "symbol": "ETHUSDT", "list": rows}
+    scripted.on("GET", "/v5/market/kline", {"retCode": 0, "retMsg": "OK", "result": result, "time": T0})
+    with pytest.raises(Unknown, match="asked for the candles of BTCUSDT, those of ETHUSDT came"):
+        await open_live("bybit").candles("BTC/USDT", "1m", from_milliseconds(T0), 10)
+
+
+async def test_the_candles_of_kraken_and_bybit(open_live: Any, scripted: Any) -> None:
+    wanted = [Candle(from_milliseconds(T0), 1.1, 1.3, 1.0, 1.2, 7.5)]
+    row = [T0 // 1000, "1.1", "1.3", "1.0", "1.2", "1.15", "7.5", 9]
+    scripted.on("GET", "/0/public/OHLC", {"error": [], "result": {"XXBTZUSD": [row], "last": 0}})
+    assert await open_live("kraken").candles("BTC/USD", "1m", from_milliseconds(T0), 10) == wanted
+    rows = [[str(T0), "1.1", "1.3", "1.0", "1.2", "7.5", "8"]]
+    result = {"category": "spot", "symbol": "BTCUSDT", "list": rows}
+    scripted.on("GET", "/v5/market/kline", {"retCode": 0, "retMsg": "OK", "result": result, "time": T0})
+    assert await open_live("bybit").candles("BTC/USDT", "1m", from_milliseconds(T0), 10) == wanted
 
 
 async def test_a_timeframe_the_venue_has_not_is_refused(open_live: Any, scripted: Any) -> None:

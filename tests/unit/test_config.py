@@ -40,6 +40,8 @@ def test_the_url_is_not_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
+        ("TALLYDESK_CACHE_MB", "2GB", "a whole number of megabytes"),
+        ("TALLYDESK_CACHE_MB", "-1", "a whole number of megabytes"),
         ("TALLYDESK_TICK", "soon", "0.05 to 60"),
         ("TALLYDESK_TICK", "nan", "0.05 to 60"),
         ("TALLYDESK_TICK", "0", "0.05 to 60"),

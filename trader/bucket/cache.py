@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from psycopg.rows import tuple_row
@@ -87,6 +88,7 @@ class CandleCache:
         self.directory = directory
         self.most_bytes = most_bytes
         """What all files together may take; the longest unused go first."""
+        self._databases: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, settings: Settings) -> "CandleCache | None":
@@ -107,7 +109,7 @@ class CandleCache:
         """The same as `read_buckets`, with its errors; a trouble with the files is logged, and costs time only."""
         timeframe = timeframe_numbered(timeframe_id)
         asked = parameters(market_id, timeframe, last=last, since=since, until=until)
-        database = (await fetch_one(connection, IDENTITY)).text
+        database = await self._database(connection)
         path = self.directory / database / f"{market_id}-{timeframe_id}.candles"
         wanted = (database, market_id, timeframe_id)
         kept = await asyncio.to_thread(self._load, path, wanted)
@@ -118,6 +120,12 @@ class CandleCache:
         if kept is None or len(now.columns) - len(kept.columns) > MOST_NEWER:
             await asyncio.to_thread(self._save, path, wanted, now)
         return _part(now.columns, asked).frame()
+
+    async def _database(self, connection: Connection) -> str:
+        """Which database that is: a connection stays with the one that it was made to."""
+        if (known := self._databases.get(connection)) is None:
+            known = self._databases[connection] = (await fetch_one(connection, IDENTITY)).text
+        return known
 
     def _load(self, path: Path, wanted: tuple[str, int, int]) -> Copy | None:
         """What the file holds; None if there is none, or not a whole one of this version and series."""
@@ -218,8 +226,7 @@ async def _whole(connection: Connection, market_id: int, timeframe: Timeframe) -
 
 async def _rows(connection: Connection, asked: dict[str, Any]) -> list[Any]:
     async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
-        await cursor.execute(PROVED, asked)
-        return await cursor.fetchall()
+        return [row async for row in cursor.stream(PROVED, asked)]
 
 
 def _part(columns: Columns, asked: dict[str, Any]) -> Columns:

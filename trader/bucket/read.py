@@ -143,8 +143,8 @@ async def read_buckets(
     """
     asked = parameters(market_id, timeframe_numbered(timeframe_id), last=last, since=since, until=until)
     async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
-        await cursor.execute(READ, asked)
-        return joined([unpacked(row) for row in await cursor.fetchall()]).frame()
+        # Streamed: PostgreSQL packs the next chunk while this one is taken apart.
+        return joined([unpacked(row) async for row in cursor.stream(READ, asked)]).frame()
 
 
 async def read_bucket_chunks(

@@ -26,6 +26,9 @@ SELECT count(*) FILTER (WHERE is_new) AS new FROM noted
 """
 
 
+_DIFFERENT = "is there twice, with other numbers"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """One candle that was left out: when it says that it opens, which field is to blame, and why."""
@@ -86,24 +89,32 @@ def _blame(reasons: dict[int, Refusal], candles: Candles, field: str, bad: NDArr
 
 
 def _blame_order(reasons: dict[int, Refusal], candles: Candles) -> None:
-    """Of twins one is kept, of two that differ none; whatever comes after a later one is out of order."""
-    times = candles.time_open
-    highest = np.maximum.accumulate(times) if len(times) else times
-    _blame(reasons, candles, "time_open", times < highest, "comes after a later candle")
-    seen: dict[int, int] = {}
-    for index in np.flatnonzero(times == highest).tolist():
-        first = seen.setdefault(int(times[index]), index)
-        if first == index:
+    """Of twins one is kept, of two that differ none; whatever comes after a later one is out of order.
+
+    Only those count that are right by themselves: a wrong one must not put the right ones in the wrong.
+    """
+    if not reasons and bool(np.all(np.diff(candles.time_open) > 0)):
+        return
+    last = -1
+    firsts: dict[int, int] = {}
+    for index, opened in enumerate(candles.time_open.tolist()):
+        if index in reasons:
             continue
-        bad = np.zeros(len(times), dtype=bool)
-        bad[index] = True
-        if first in reasons and not reasons[first].problem.startswith("is there twice"):
-            continue
-        if np.array_equal(numbers_of(candles, first), numbers_of(candles, index)):
-            _blame(reasons, candles, "time_open", bad, "is there twice")
-        else:
-            bad[first] = True
-            _blame(reasons, candles, "time_open", bad, "is there twice, with other numbers")
+        first = firsts.setdefault(opened, index)
+        if opened < last:
+            _blame_one(reasons, candles, index, "comes after a later candle")
+        elif first != index:
+            same = np.array_equal(numbers_of(candles, first), numbers_of(candles, index))
+            _blame_one(reasons, candles, index, "is there twice" if same else _DIFFERENT)
+            if not same:
+                _blame_one(reasons, candles, first, _DIFFERENT)
+        last = max(last, opened)
+
+
+def _blame_one(reasons: dict[int, Refusal], candles: Candles, index: int, problem: str) -> None:
+    bad = np.zeros(len(candles), dtype=bool)
+    bad[index] = True
+    _blame(reasons, candles, "time_open", bad, problem)
 
 
 async def note_refusals(connection: Connection, market_id: int, timeframe: Timeframe, found: Sequence[Refusal]) -> int:

@@ -58,11 +58,24 @@ class PublicReads(ABC):
         if timeframe not in allowed:
             raise Refused(f"timeframe {timeframe!r}: {self.ccxt_id} has {', '.join(allowed)}")
         start = None if since is None else to_milliseconds(since)
-        rows = await self._list("candles", lambda: self._client.fetch_ohlcv(symbol, timeframe, start, limit))
+        call = Call()
+        rows = await self._list("candles", lambda: self._client.fetch_ohlcv(symbol, timeframe, start, limit), call)
+        self._require_market(call.answer, symbol)
         page = convert.candles(rows)
         newest_first = since is None
         page.sort(key=lambda candle: candle.time_open)
         return CandlePage(page[-limit:] if newest_first else page[:limit], page.refused)
+
+    def _require_market(self, answer: Any, symbol: str) -> None:
+        """Raise Unknown if the answer says that it is about another market. Where ccxt looks by name, it finds nothing
+        in such a one: an empty page, which would be taken for a market without candles."""
+        where = self._venue.candles_name_market
+        if where is None:
+            return
+        wanted, result = self._client.market(symbol)["id"], answer["result"]
+        named = set(result) if where == "key" else {result.get("symbol")}
+        if wanted not in named:
+            raise Unknown(f"asked for the candles of {wanted}, those of {', '.join(map(str, sorted(named)))} came")
 
     async def ticker(self, symbol: str) -> Ticker:
         await self._ready()

@@ -57,6 +57,8 @@ class Venue:
     candle_reach: int | None = None
     """See `protocol.CandleWays`, also for the next one."""
     candle_skips_holes: bool = False
+    candles_name_market: Literal["key", "symbol"] | None = None
+    """Where the answer says whose candles it has: as a key of its result, or in a field of it."""
     shapes: dict[str, Shape] = field(default_factory=dict)
     """Where a sound answer of a call holds its rows; anything else was not read."""
 
@@ -95,6 +97,7 @@ _KRAKEN = Venue(
     candle_page=720,
     candle_reach=719,  # "up to 720 of the most recent entries", the open one among them
     candle_skips_holes=True,
+    candles_name_market="key",
     pin="deadline",
     # It wants its deadline two seconds ahead at least; a request is sent with half of its window left at the worst.
     window_min=timedelta(seconds=5),
@@ -124,6 +127,7 @@ _BYBIT = Venue(
     page=100,
     trades="recent",
     candle_page=1000,
+    candles_name_market="symbol",
     pin="clock",
     prepare="is_unified_enabled",
     cost_alone=True,
