@@ -20,7 +20,7 @@ from procrastinate import App, JobContext
 from jobs.app import QUEUE, Context, context_of
 from jobs.strategy import defer_runs
 from trader.bucket import Desk, Feed, Update
-from trader.bucket.feed import FREE_OF_THE_DEAD, blame, claim_backfill, claim_newest, release, served
+from trader.bucket.feed import FREE_OF_THE_DEAD, asked_to_wait, blame, claim_backfill, claim_newest, release, served
 from trader.db import Connection, end_if_cancelled, first_line
 
 TASK = "bucket.serve"
@@ -176,8 +176,13 @@ class Server:
             await self._blame(feed, error)
 
     async def _blame(self, feed: Feed, error: Exception) -> None:
-        log.warning("%s %s: %s: %s", feed.market, feed.timeframe.name, type(error).__name__, first_line(error))
-        self.failure = self.failure or error
+        waits = asked_to_wait(error)
+        log.log(
+            logging.INFO if waits is not None else logging.WARNING,
+            "%s %s: %s: %s", feed.market, feed.timeframe.name, type(error).__name__, first_line(error),
+        )  # fmt: skip
+        if waits is None:
+            self.failure = self.failure or error
         async with self._connection() as connection:
             await blame(connection, feed, error)
 
