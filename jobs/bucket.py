@@ -38,7 +38,7 @@ NEWEST_PAGES = 25
 """Pages of newer candles that a feed gets in one service."""
 AHEAD = 16
 """Feeds that one job claims at a time: each look costs as much as serving one."""
-WRITERS = 2
+WRITERS = 4
 """Connections that one job takes at a time: the pool is the worker's other jobs', too."""
 LOOK_SECONDS = 0.2
 """How often a job that is busy looks for feeds whose newest candles are due."""

@@ -24,7 +24,7 @@ _DUE = """
 # At most one job for an exchange, whatever the number of its feeds and gaps; behind everything else that waits.
 _DEFER = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
-SELECT %(queue)s, %(task)s::text, -1, 'gaps:' || x.exchange_id, 'gaps:' || x.exchange_id,
+SELECT %(queue)s, %(task)s::text, -2, 'gaps:' || x.exchange_id, 'gaps:' || x.exchange_id,
        jsonb_build_object('exchange_id', x.exchange_id), NULL
   FROM (SELECT DISTINCT m.exchange_id
 """

@@ -46,7 +46,7 @@ def ticks(settings: Settings) -> list[Tick]:
     return [
         Tick("feeds", settings.tick, bucket.DEFER_DUE, bucket.DUE),
         Tick("derived candles", settings.tick, derive.DEFER_DUE, derive.DUE),
-        Tick("gaps", settings.tick, gap.DEFER_DUE, gap.DUE),
+        Tick("gaps", max(settings.tick, 1.0), gap.DEFER_DUE, gap.DUE),
         Tick("feeds of the dead", max(settings.tick, 1.0), bucket.FREE_DEAD, {}),
         _one("strategies", 60.0, strategy.SWEEP_JOB),
         Tick("balances", 5.0, account.DEFER_ALL, account.ALL),

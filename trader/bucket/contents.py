@@ -59,12 +59,18 @@ def _unzip(path: Path, data: bytes) -> list[tuple[str, bytes]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            found = []
+            found: list[tuple[str, bytes]] = []
+            room = LARGEST + 1
             for member in members:
                 with archive.open(member) as file:
-                    found.append((member.filename, file.read(LARGEST + 1)))
+                    found.append((member.filename, file.read(room)))
+                room -= len(found[-1][1])
+                if room <= 0:
+                    break
     except Exception as error:  # a damaged archive makes zipfile raise whatever it trips over
         raise InputError(f"{path}: cannot be unpacked: {error or type(error).__name__}") from None
     if not found:
         raise InputError(f"{path}: holds no files")
+    if room <= 0:
+        raise InputError(f"{path}: is larger than {LARGEST} bytes, unpacked; split it")
     return found

@@ -23,6 +23,10 @@ LONGEST_PAUSE = 300.0
 SHORTEST_PAUSE = 1.0
 """Seconds for which a venue is left alone that asks for it."""
 
+# A crash of PostgreSQL may lose the last moments of what is written with this, as a whole: then the venue is asked for
+# them again. Waiting for the disk would cost more than everything else that is done for a feed that is up to date.
+# That is what set_config('synchronous_commit', 'off', true) below says, for the transaction that it is in.
+
 COLUMNS: LiteralString = """
 SELECT f.market_id, f.timeframe_id, f.exchange_id, e.name || ':' || m.symbol AS market, m.symbol, e.replay, f.enabled,
        f.status::text AS status, f.collect_since, f.listed_at, f.reachable_from, f.keep::text AS keep,
@@ -44,7 +48,7 @@ _TAKEN: LiteralString = """
 ), taken AS (
   UPDATE bucket_feed f SET leased_by = %(owner)s, lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
     FROM chosen c WHERE (f.market_id, f.timeframe_id) = (c.market_id, c.timeframe_id)
-  RETURNING f.*
+  RETURNING f.*, set_config('synchronous_commit', 'off', true)
 )"""
 CLAIM_NEWEST = _CHOSEN + "due_at <= statement_timestamp() ORDER BY due_at" + _TAKEN + COLUMNS + "FROM taken" + _NAMED
 CLAIM_BACKFILL = (
@@ -78,6 +82,7 @@ UPDATE bucket_feed SET leased_by = NULL, lease_until = NULL, failures = 0, last_
          WHEN %(older)s AND %(turn)s THEN clock_timestamp() + %(older_pause)s * interval '1 s'
          WHEN %(older)s THEN coalesce(backfill_at, clock_timestamp()) END
  WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s AND leased_by IS NOT DISTINCT FROM %(owner)s
+RETURNING set_config('synchronous_commit', 'off', true)
 """
 
 FAILED = """
