@@ -331,8 +331,8 @@ async def test_a_venue_that_asks_to_be_left_alone_is_no_failure(
     assert rows == before
     rows = await fetch_all(
         db,
-        """SELECT due_at - clock_timestamp() AS due, date_trunc('seconds', backfill_at - due_at) AS older, leased_by FROM bucket_feed
-            ORDER BY market_id""",
+        """SELECT due_at - clock_timestamp() AS due, date_trunc('seconds', backfill_at - due_at) AS older, leased_by
+             FROM bucket_feed ORDER BY market_id""",
     )
     assert [row for row in rows if not waits - 5 < row.due.total_seconds() <= waits] == []
     assert [row.older for row in rows] == [None, None, timedelta(0)]
