@@ -4610,3 +4610,7 @@ COMMENT ON FUNCTION bucket_feed_derived_is_never_due IS 'Trigger: the venue is n
 CREATE TRIGGER z_derived_is_never_due BEFORE INSERT OR UPDATE ON bucket_feed FOR EACH ROW WHEN (NEW.derived_from IS NOT NULL)
   EXECUTE FUNCTION bucket_feed_derived_is_never_due();
 UPDATE bucket_feed SET due_at = '9000-01-01Z' WHERE derived_from IS NOT NULL;
+
+-- One rate that a person fixes must not make the product of several, or of a balance, a number that cannot be told.
+UPDATE asset_rate SET rate = least(1e30, greatest(1e-30, rate)) WHERE source = 'fixed' AND rate NOT BETWEEN 1e-30 AND 1e30;
+ALTER TABLE asset_rate ADD CONSTRAINT rate_is_within_1e_minus_30_and_1e30 CHECK (rate BETWEEN 1e-30 AND 1e30 OR source = 'market');

@@ -1,3 +1,4 @@
+ALTER TABLE asset_rate DROP CONSTRAINT rate_is_within_1e_minus_30_and_1e30;
 DROP TRIGGER z_derived_is_never_due ON bucket_feed;
 DROP FUNCTION bucket_feed_derived_is_never_due();
 DROP TRIGGER newest_follows ON bucket_feed;
