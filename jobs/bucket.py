@@ -74,6 +74,19 @@ DUE = {"queue": QUEUE, "task": TASK, "slots": SLOTS, "at_once": AT_ONCE, "most":
 FREE_DEAD = FREE_OF_THE_DEAD
 """The leases of dead workers end at once."""
 
+# No feed waits for longer than one candle, or five minutes after a failure: then the clock was set back meanwhile.
+WAKE = """
+UPDATE bucket_feed f
+   SET due_at = CASE WHEN f.due_at > now() + t.span + interval '6 min' THEN now() ELSE f.due_at END,
+       backfill_at = CASE WHEN f.backfill_at > now() + interval '6 min' THEN now() ELSE f.backfill_at END,
+       lease_until = least(f.lease_until, now() + interval '1 min')
+  FROM timeframe t
+ WHERE t.id = f.timeframe_id AND f.enabled AND f.derived_from IS NULL
+   AND EXISTS (SELECT FROM market m WHERE m.id = f.market_id AND m.active)
+   AND (f.due_at > now() + t.span + interval '6 min' OR f.backfill_at > now() + interval '6 min'
+        OR f.lease_until > now() + interval '1 min')
+"""
+
 FORGET = "DELETE FROM procrastinate_jobs WHERE status = 'failed' AND task_name = %s AND lock = %s"
 
 log = logging.getLogger(__name__)

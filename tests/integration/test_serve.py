@@ -191,6 +191,26 @@ async def test_the_leases_of_the_dead_end_at_once_and_those_of_the_living_do_not
         assert [one.market_id for one in await claim_newest(db, 1, ME, 9)] == [2]
 
 
+async def test_a_clock_that_was_set_back_holds_no_feed_up(db: Connection) -> None:
+    later = "now() + interval '2 h'"
+    await feed(db, 1, due_at=later, backfill_at=later, leased_by="gen_random_uuid()", lease_until=later)
+    await feed(db, 2, due_at="now() + interval '6 min'", backfill_at="now() + interval '4 min'")
+    await feed(db, 3, 1440, due_at="now() + interval '20 h'", backfill_at="NULL")
+    await feed(db, 4, due_at=later, enabled="false")
+    await feed(db, 5)
+    await feed(db, 5, 5, derived_from="1")
+    await feed(db, 6, due_at=later)
+    await db.execute("UPDATE market SET active = false WHERE id = 6")
+    assert (await db.execute(bucket.WAKE)).rowcount == 1
+    row = await fetch_one(
+        db,
+        """SELECT greatest(due_at, backfill_at) <= now() AS due, lease_until <= now() + interval '1 min' AS free
+             FROM bucket_feed WHERE market_id = 1""",
+    )
+    assert tuple(row) == (True, True)
+    assert (await db.execute(bucket.WAKE)).rowcount == 0
+
+
 async def test_a_worker_that_comes_back_late_changes_nothing_of_the_next_ones_lease(db: Connection) -> None:
     await feed(db)
     (mine,) = await claim_newest(db, 1, ME, 1)
