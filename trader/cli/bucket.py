@@ -119,7 +119,7 @@ async def _import(todo: _Import) -> None:
 
     length, name = timeframe_named(todo.timeframe), f"{todo.market} {todo.timeframe}"
     async with session() as (_, connection):
-        found = await find_market(connection, todo.market)
+        found = await find_market(connection, todo.market, from_file=True)
         with _bar() as bar:
             content = read_files(todo.files, length, todo.stamp, todo.kind, bar("files read"))
             if todo.dry_run:
