@@ -38,7 +38,7 @@ SELECT asset_id FROM account_balance WHERE (total, free, used) <> (0, 0, 0)
 EXCEPT SELECT %(unit)s::smallint
 """
 
-# What is traded on a simulator says nothing of real money: its prices count where there is nothing else.
+# What is traded on a simulator says nothing of real money: its prices count where the desk has no other accounts.
 # A venue that just failed is left alone for half a minute.
 MARKETS = """
 WITH venue AS (
@@ -46,9 +46,10 @@ WITH venue AS (
                                             WHERE a.exchange_id = e.id), false) AS simulated
     FROM exchange e WHERE NOT e.offline)
 SELECT m.id, v.name || ':' || m.symbol AS name, m.symbol, m.base_id, m.quote_id, v.id AS exchange_id, v.replay,
-       r.failed_at > %(now)s - interval '30 s' AS failing, v.name AS exchange, r.error
+       r.failed_at > %(now)s - interval '30 s' AS failing, v.name AS exchange, r.error,
+       NOT v.simulated OR NOT EXISTS (SELECT FROM account WHERE mode <> 'simulator') AS counts
   FROM market m JOIN venue v ON v.id = m.exchange_id LEFT JOIN price_read r ON r.exchange_id = v.id
- WHERE m.active AND (NOT v.simulated OR NOT EXISTS (SELECT FROM venue o WHERE NOT o.simulated))
+ WHERE m.active
 """
 
 # The close of a replayed candle was true in the past that is replayed; one of the future was never true.
@@ -133,6 +134,8 @@ class Round:
     """Exchanges that answered in this run."""
     tickers: dict[int, Ticker] = field(default_factory=dict)
     """What they answered, by market."""
+    played: list[Any] = field(default_factory=list)
+    """Markets of simulators, whose prices do not count."""
 
     def pairs(self) -> list[Pair]:
         """Everything that may lead somewhere: what has a price, and what may yet turn out to have one."""
@@ -181,8 +184,10 @@ async def _load(connection: Connection) -> Round | None:
     unit = units[0]
     given = {"unit": unit.unit_id, "now": unit.now, "fresh": unit.rate_fresh}
     wanted = {row.asset_id for row in await fetch_all(connection, WANTED, given)}
-    markets = {row.name: row for row in await fetch_all(connection, MARKETS, given)} if wanted else {}
+    listed = await fetch_all(connection, MARKETS, given) if wanted else []
+    markets = {row.name: row for row in listed if row.counts}
     known = Round(unit, wanted, markets, [], {}, {row.name for row in markets.values() if not row.failing})
+    known.played = [row for row in listed if not row.counts]
     for row in await fetch_all(connection, FIXED):
         known.fixed.append(Pair(row.name, row.asset_id, row.unit_id))
         known.prices[row.name] = Price(row.rate, ALWAYS, Decimal(0))
@@ -248,7 +253,12 @@ def _reason(known: Round, pairs: list[Pair], asset: int) -> str:
     there, code = known.unit.unit_id, known.unit.code
     on_the_way = on_shortest(pairs, there, [asset])
     if not on_the_way:
-        return f"no active market leads to {code}, not over others either"
+        played = [Pair(row.name, row.base_id, row.quote_id) for row in known.played]
+        names = {pair.name for pair in played} & on_shortest([*pairs, *played], there, [asset])
+        play = (
+            f"; {', '.join(sorted(names)[:MOST_NAMED])}: prices of a simulator count only where all accounts are of one"
+        )
+        return f"no active market leads to {code}, not over others either" + (play if names else "")
     silent = sorted(on_the_way - known.prices.keys())[:MOST_NAMED]
     dead = {row.exchange_id for name, row in known.markets.items() if name in on_the_way} & known.failed.keys()
     why = [f"{name}: {text}" for name, text in sorted(known.failed[number] for number in dead)]

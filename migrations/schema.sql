@@ -4704,3 +4704,46 @@ END $$;
 COMMENT ON FUNCTION bucket_feed_lost_its_newest IS 'Trigger: a feed whose newest candles were deleted is due.';
 CREATE TRIGGER a_feed_that_lost_its_newest_is_due BEFORE UPDATE OF newest ON bucket_feed FOR EACH ROW
   WHEN (NEW.derived_from IS NULL AND OLD.newest > coalesce(NEW.newest, '-infinity')) EXECUTE FUNCTION bucket_feed_lost_its_newest();
+
+-- Another unit: until the job has looked for its rates, everything that needs one says so.
+CREATE FUNCTION setting_unit_follow() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  process_ text := process();
+BEGIN
+  PERFORM set_config('tallydesk.process', 'trigger', true);
+  INSERT INTO asset_rate (asset_id, unit_id, source, reason)
+    SELECT n.asset_id, u.id, 'market', 'being found: setting.unit has changed, and no job has looked for rates since'
+      FROM asset u CROSS JOIN (SELECT asset_id FROM account_balance WHERE (total, free, used) <> (0, 0, 0)
+                               UNION SELECT asset_id FROM balance WHERE total <> 0
+                               UNION SELECT unit_id FROM strategy) n
+     WHERE u.code = NEW.unit AND n.asset_id <> u.id
+    ON CONFLICT (asset_id, unit_id) DO NOTHING;
+  PERFORM set_config('tallydesk.process', process_, true);
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION setting_unit_follow IS 'Trigger: rates to another unit are being found.';
+REVOKE EXECUTE ON FUNCTION setting_unit_follow() FROM PUBLIC;
+CREATE TRIGGER setting_unit_follow AFTER UPDATE ON setting FOR EACH ROW WHEN (OLD.unit <> NEW.unit) EXECUTE FUNCTION setting_unit_follow();
+
+CREATE OR REPLACE VIEW account_total AS
+  SELECT x.mode, x.account, x.exchange, round(sum(x.value), 8) AS value, min(x.unit) AS unit, count(x.asset) AS assets,
+         array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate_state = 'missing') AS unpriced,
+         array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate_state = 'stale') AS old_rates, max(x.rate_age) AS rate_age,
+         min(x.read_at) AS read_at, CASE WHEN min(x.read_at) IS NOT NULL THEN date_trunc('seconds', greatest(statement_timestamp() - min(x.read_at), '0')) END AS age,
+         bool_or(x.stale) AS stale, nullif(concat_ws('; ', string_agg(DISTINCT x.note, '; '), string_agg(DISTINCT x.missing, '; ' ORDER BY x.missing)), '') AS note
+    FROM (SELECT c.mode::text AS mode, c.name AS account, e.name AS exchange, s.unit, v.asset, v.rate_state, v.rate_age, d.read_at,
+                 CASE WHEN v.asset IS NOT NULL THEN v.value WHEN d.read_at IS NOT NULL THEN 0 END AS value, k.stale,
+                 CASE WHEN k.stale THEN format('%s: %s', c.name, CASE WHEN d.failed_at IS NOT NULL THEN 'could not be read: ' || d.error WHEN d.read_at IS NULL THEN 'was never read'
+                   ELSE 'was not read lately' END) END AS note,
+                 CASE WHEN v.rate_state = 'missing' THEN format('no rate of %s: %s', v.asset, coalesce(left(w.reason, 200), 'no job has looked for it yet')) END AS missing
+            FROM account c
+            JOIN exchange e ON e.id = c.exchange_id
+            CROSS JOIN setting s
+            LEFT JOIN account_read d ON d.account_id = c.id
+            LEFT JOIN account_value v ON v.account = c.name
+            LEFT JOIN asset a ON a.code = v.asset
+            LEFT JOIN asset u ON u.code = s.unit
+            LEFT JOIN asset_rate w ON w.asset_id = a.id AND w.unit_id = u.id
+            CROSS JOIN LATERAL (SELECT d.failed_at IS NOT NULL OR d.read_at IS NULL OR d.read_at < statement_timestamp() - s.balance_fresh AS stale) k) x
+   GROUP BY GROUPING SETS ((x.mode, x.account, x.exchange), (x.mode));
+COMMENT ON COLUMN account_total.note IS 'Which account is stale, and which asset has no rate; and why.';

@@ -1,3 +1,23 @@
+CREATE OR REPLACE VIEW account_total AS
+  SELECT x.mode, x.account, x.exchange, round(sum(x.value), 8) AS value, min(x.unit) AS unit, count(x.asset) AS assets,
+         array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate_state = 'missing') AS unpriced,
+         array_agg(DISTINCT x.asset ORDER BY x.asset) FILTER (WHERE x.rate_state = 'stale') AS old_rates, max(x.rate_age) AS rate_age,
+         min(x.read_at) AS read_at, CASE WHEN min(x.read_at) IS NOT NULL THEN date_trunc('seconds', greatest(statement_timestamp() - min(x.read_at), '0')) END AS age,
+         bool_or(x.stale) AS stale, string_agg(DISTINCT x.note, '; ') AS note
+    FROM (SELECT c.mode::text AS mode, c.name AS account, e.name AS exchange, s.unit, v.asset, v.rate_state, v.rate_age, d.read_at,
+                 CASE WHEN v.asset IS NOT NULL THEN v.value WHEN d.read_at IS NOT NULL THEN 0 END AS value, k.stale,
+                 CASE WHEN k.stale THEN format('%s: %s', c.name, CASE WHEN d.failed_at IS NOT NULL THEN 'could not be read: ' || d.error WHEN d.read_at IS NULL THEN 'was never read'
+                   ELSE 'was not read lately' END) END AS note
+            FROM account c
+            JOIN exchange e ON e.id = c.exchange_id
+            CROSS JOIN setting s
+            LEFT JOIN account_read d ON d.account_id = c.id
+            LEFT JOIN account_value v ON v.account = c.name
+            CROSS JOIN LATERAL (SELECT d.failed_at IS NOT NULL OR d.read_at IS NULL OR d.read_at < statement_timestamp() - s.balance_fresh AS stale) k) x
+   GROUP BY GROUPING SETS ((x.mode, x.account, x.exchange), (x.mode));
+COMMENT ON COLUMN account_total.note IS 'Which account is stale, and why.';
+DROP TRIGGER setting_unit_follow ON setting;
+DROP FUNCTION setting_unit_follow();
 DROP TRIGGER a_feed_that_lost_its_newest_is_due ON bucket_feed;
 DROP FUNCTION bucket_feed_lost_its_newest();
 CREATE OR REPLACE VIEW feeds AS

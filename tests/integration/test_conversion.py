@@ -72,6 +72,7 @@ async def db(database: str) -> AsyncIterator[Connection]:
 @pytest.fixture
 async def desk(db: Connection, database: str) -> AsyncIterator[Desk]:
     venues = {"binance": Venue(books=dict(ADA_BTC)), "kraken": Venue(books=dict(BTC_USD))}
+    venues["sim"] = Venue(books={"DUST/USD": ("3", "3", None)})
     async with open_pool(database, IDENTITY, 4) as pool:
         context = Context(load({"HOME": "/nowhere"}), pool, connect=lambda row, _: venues[row.exchange_name])
         app = build_app(database, IDENTITY, [account, conversion, maintenance])
@@ -236,7 +237,47 @@ async def test_play_money_does_not_price_real_money(desk: Desk) -> None:
     await desk.db.execute("INSERT INTO market (exchange_id, symbol, base_id, quote_id)"
                           " SELECT 3, 'DUST/USD', 5, 2")  # fmt: skip
     await desk.db.execute("INSERT INTO account_balance SELECT 3, 5, 2, 2, 0, 2, true, now()")
-    assert (await desk.run())["DUST"].rate is None
+    dust = (await desk.run())["DUST"]
+    assert dust.rate is None
+    assert dust.reason == (
+        "no active market leads to USD, not over others either; sim:DUST/USD: prices of a simulator count only where "
+        "all accounts are of one"
+    )
+
+
+async def test_play_money_is_priced_where_all_accounts_are_play(desk: Desk) -> None:
+    """Exchanges without an account, as for candles, change nothing; those that are offline are no markets at all."""
+    await desk.db.execute(
+        """INSERT INTO exchange (name, ccxt_id, offline) VALUES ('sim', 'binance', false), ('files', 'files', true);
+           UPDATE market SET active = false;
+           INSERT INTO market (exchange_id, symbol, base_id, quote_id)
+             VALUES (3, 'DUST/USD', 5, 2), (4, 'EUR/USD', 6, 2);
+           ALTER TABLE account DISABLE TRIGGER USER;
+           UPDATE account SET mode = 'simulator', exchange_id = 3;
+           ALTER TABLE account ENABLE TRIGGER USER;
+           INSERT INTO account_balance SELECT 1, id, 2, 2, 0, 2, true, now() FROM asset WHERE code IN ('DUST', 'EUR')"""
+    )
+    rates = await desk.run()
+    assert (rates["DUST"].rate, rates["DUST"].path) == (3, ["sim:DUST/USD"])
+    assert rates["EUR"].reason == "no active market leads to USD, not over others either"
+
+
+async def test_another_unit_says_that_its_rates_are_being_found(desk: Desk) -> None:
+    await desk.run()
+    async with await connect(desk.db.info.dsn, Identity("", "person")) as person:
+        await person.execute("UPDATE setting SET unit = 'USDT'")
+        with pytest.raises(psycopg.errors.RestrictViolation, match="rates of markets are computed"):
+            await person.execute("UPDATE asset_rate SET rate = 1 WHERE source = 'market'")
+    found = [row for row in await fetch_all(desk.db, "SELECT * FROM rates") if row.unit == "USDT"]
+    assert {(row.asset, row.state) for row in found} == {("BTC", "missing"), ("ADA", "missing")}
+    assert {row.reason.partition(":")[0] for row in found} == {"being found"}
+    total = await fetch_one(desk.db, "SELECT * FROM account_total WHERE account = 'main'")
+    assert total.unpriced == ["ADA", "BTC"]
+    assert "no rate of BTC: being found: setting.unit has changed" in total.note
+    desk.binance.books["BTC/USDT"] = ("40000", "40000", None)
+    assert (await desk.run())["BTC"].rate == 40000
+    total = await fetch_one(desk.db, "SELECT * FROM account_total WHERE account = 'main'")
+    assert "no rate" not in (total.note or "")
 
 
 async def test_a_person_fixes_a_rate_and_others_lead_over_it(desk: Desk) -> None:

@@ -66,8 +66,10 @@ def test_a_dead_venue_keeps_its_last_values_and_says_that_they_are_old(worth: Bo
     found = totals(worth)
     assert (found["main"].value, found["main"].stale) == (100100, True)
     assert found["main"].note == "main: could not be read: Unknown: cut off"
-    assert (found["elsewhere"].stale, found["elsewhere"].note) == (False, None)
-    assert (found[None].value, found[None].stale, found[None].note) == (106100, True, found["main"].note)
+    note = "no rate of DOGE: no job has looked for it yet"
+    assert (found["elsewhere"].stale, found["elsewhere"].note) == (False, note)
+    both = f"{found['main'].note}; {note}"
+    assert (found[None].value, found[None].stale, found[None].note) == (106100, True, both)
     rows = worth.execute("SELECT DISTINCT account, stale FROM account_value ORDER BY account")
     assert [tuple(row) for row in rows] == [("elsewhere", False), ("main", True)]
 
