@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from trader.exchange.protocol import Candle
 
 Column = NDArray[np.float64]
 PRICES = ("open", "high", "low", "close")
+_NUMBERS = attrgetter(*PRICES, "volume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class BadCandleError(InputError):
 def from_list(candles: Sequence[Candle]) -> Candles:
     """Columns of what an exchange gave."""
     times = np.array([to_milliseconds(candle.time_open) for candle in candles], dtype=np.int64)
-    columns = (np.array([getattr(c, name) for c in candles], dtype=np.float64) for name in (*PRICES, "volume"))
-    return Candles(times, *columns)
+    numbers = np.array(list(map(_NUMBERS, candles)), dtype=np.float64).reshape(-1, 5)
+    return Candles(times, *np.ascontiguousarray(numbers.T))
 
 
 def check(candles: Candles, timeframe: Timeframe) -> None:

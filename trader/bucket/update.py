@@ -116,6 +116,7 @@ class Update:
         self._newest: Answer | None = None
         self._reached = False
         self._beyond = False
+        self._storing = asyncio.Lock()
 
     async def newest(self, pages: int = 1_000_000) -> bool:
         """Everything newer than what is covered; True if there is nothing more of it now. Stops when switched off.
@@ -239,7 +240,8 @@ class Update:
         """Store an answer with the progress that it makes, in one transaction; False: the feed is switched off."""
 
         async def work() -> tuple[Counts, Feed]:
-            async with self.desk.connections() as connection, connection.transaction():
+            # One answer at a time: in the database they would wait for each other, each with a connection in its hands.
+            async with self._storing, self.desk.connections() as connection, connection.transaction():
                 return await self._write(connection, answer, reached=reached, newest=newest)
 
         counts, feed = await retrying(work)
