@@ -70,7 +70,9 @@ Fault = tuple[str, NDArray[np.bool_], str]
 
 
 def faults(candles: Candles, timeframe: Timeframe) -> Iterator[Fault]:
-    """What a candle can be blamed for by itself, whatever comes before and after it."""
+    """What a candle can be blamed for by itself, whatever comes before and after it; nothing if none can be blamed."""
+    if bool(np.all(_flawless(candles, timeframe))):
+        return
     yield "time_open", ~timeframe.aligned(candles.time_open), f"is not where a {timeframe.name} candle may open"
     for name in (*PRICES, "volume"):
         column = getattr(candles, name)
@@ -83,6 +85,15 @@ def faults(candles: Candles, timeframe: Timeframe) -> Iterator[Fault]:
     yield "high", candles.high < candles.low, "is below low"
     yield "high", candles.high < highest, "is below open or close"
     yield "low", candles.low > lowest, "is above open or close"
+
+
+def _flawless(candles: Candles, timeframe: Timeframe) -> NDArray[np.bool_]:
+    """Which candles have no fault, in a quarter of the steps that it takes to name one. NaN fails each of them."""
+    low, high = candles.low, candles.high
+    good = timeframe.aligned(candles.time_open) & (low > 0) & (high < np.inf)
+    for price in (candles.open, candles.close):
+        good &= (low <= price) & (price <= high)
+    return np.asarray(good & (candles.volume >= 0) & (candles.volume < np.inf))
 
 
 def _bad_order(candles: Candles) -> Iterator[Fault]:
