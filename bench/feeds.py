@@ -86,7 +86,7 @@ class Bench:
         self.sql.close()
 
     def value(self, statement: str, *parameters: Any) -> Any:
-        row = self.sql.execute(statement, parameters or None).fetchone()  # type: ignore[arg-type]
+        row = self.sql.execute(statement, parameters or None).fetchone()
         assert row is not None
         return row[0]
 

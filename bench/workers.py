@@ -233,24 +233,25 @@ def long_backfill(place: Ground, options: argparse.Namespace) -> None:
         started = time.monotonic()
         desk.sql.execute(FEEDS, [desk.since])
         for part in range(1, 11):
-            # Not counted: the rows of so long a table take seconds. Backfills go from the oldest on.
-            wanted = desk.since + timedelta(minutes=options.candles * part / 10 - 2)
-            while not _reached(desk, wanted):
+            while not _reached(desk, options.candles * part // 10, options.candles):
                 if errors := desk.value(ERRORS):
                     raise SystemExit(errors)
                 time.sleep(0.1)
             took = time.monotonic() - started
             held.append(memory(desk.pids[0]))
             print(f"{options.candles * part // 10:>12,} candles after {took:6.0f} s: {held[-1]:.0f} MB", flush=True)
-        while not desk.value(DONE):
-            time.sleep(0.1)
     rows = desk.value("SELECT count(*) FROM bucket")
     desk.end()
     print(f"{rows:,} candles stored; resident memory {min(held):.0f} to {max(held):.0f} MB, "
           f"max - min {max(held) - min(held):.1f} MB")  # fmt: skip
 
 
-def _reached(desk: Desk, wanted: datetime) -> bool:
+def _reached(desk: Desk, candles: int, of: int) -> bool:
+    """Whether so many are stored. They are not counted, which takes seconds: backfills go from the oldest on, and only
+    the newest page comes before that."""
+    if candles >= of:
+        return bool(desk.value(DONE))
+    wanted = desk.since + timedelta(minutes=candles)
     row = desk.sql.execute("SELECT bool_and(covered @> %s) FROM bucket_feed", [wanted]).fetchone()
     return row is not None and bool(row[0])
 
