@@ -54,8 +54,14 @@ class Arithmetic(Protocol[N]):
     def prices(self, side: Side, at: Floats) -> list[N]:
         """The same for many."""
 
-    def level(self, at: float) -> N:
-        """The price of a resting order, as it is."""
+    def level(self, side: Side, at: float) -> N:
+        """The price of a resting order: to the tick, a buy never above and a sale never below what was asked."""
+
+    def quantity(self, asked: float) -> N:
+        """So much base in whole steps; 0 if it is less than the least that trades."""
+
+    def price_number(self, price: N) -> float:
+        """A price as people know it."""
 
     def price_numbers(self, prices: Sequence[N]) -> Floats:
         """Prices as people know them."""
@@ -68,6 +74,15 @@ class Arithmetic(Protocol[N]):
 
     def buy(self, spend: N, price: N, most: N | None, *, maker: bool) -> Trade[N] | None:
         """A buy for at most `spend`; None if less than the least would be bought."""
+
+    def take(self, quantity: N, price: N, *, maker: bool) -> Trade[N]:
+        """A buy of just so much."""
+
+    def part(self, quantity: N, most: N) -> N:
+        """What `most` allows of a quantity, in whole steps."""
+
+    def give(self, quantity: N, price: N, *, maker: bool) -> Trade[N]:
+        """A sale of just so much."""
 
     def sell(self, holding: N, price: N, most: N | None, *, maker: bool) -> Trade[N] | None:
         """A sale of at most `holding`; None if the market does not take so little."""
@@ -149,8 +164,16 @@ class Rounded:
         ticks: list[int] = _ticks(self.settings, side, at).astype(np.int64).tolist()
         return ticks
 
-    def level(self, at: float) -> int:
-        return max(round(at / self._tick), 1)
+    def level(self, side: Side, at: float) -> int:
+        ticks = at / self._tick
+        return max(math.floor(ticks * (1 + SAME)) if side == "buy" else math.ceil(ticks * (1 - SAME)), 1)
+
+    def quantity(self, asked: float) -> int:
+        whole = math.floor(asked * UNITS / self._step * (1 + SAME)) * self._step
+        return whole if whole >= self._quantity_min else 0
+
+    def price_number(self, price: int) -> float:
+        return price * self._tick_units / UNITS
 
     def price_numbers(self, prices: Sequence[int]) -> Floats:
         return np.array(prices, dtype=np.float64) * self._tick_units / UNITS
@@ -173,11 +196,12 @@ class Rounded:
         quantity = steps * self._step
         if quantity < self._quantity_min:
             return None
-        if most is not None and most < quantity:
-            quantity = most - most % self._step
-        if quantity <= 0:
-            return None
-        quote = worth * quantity // UNITS
+        if most is not None:
+            quantity = self.part(quantity, most)
+        return self.take(quantity, price, maker=maker) if quantity > 0 else None
+
+    def take(self, quantity: int, price: int, *, maker: bool) -> Trade[int]:
+        quote = price * self._tick_units * quantity // UNITS
         rate, whole = self._maker if maker else self._taker
         if self._in_base:
             fee = quantity * rate // whole
@@ -185,18 +209,22 @@ class Rounded:
         fee = quote * rate // whole
         return Trade(quantity, quote, fee, quote + fee, quantity)
 
+    def part(self, quantity: int, most: int) -> int:
+        return min(quantity, most - most % self._step)
+
+    def give(self, quantity: int, price: int, *, maker: bool) -> Trade[int]:
+        quote = price * self._tick_units * quantity // UNITS
+        rate, whole = self._maker if maker else self._taker
+        fee = quote * rate // whole
+        return Trade(quantity, quote, fee, quantity, quote - fee)
+
     def sell(self, holding: int, price: int, most: int | None, *, maker: bool) -> Trade[int] | None:
         quantity, worth = holding - holding % self._step, price * self._tick_units
         if quantity < self._quantity_min or worth * quantity < self._cost_min * UNITS:
             return None
-        if most is not None and most < quantity:
-            quantity = most - most % self._step
-        if quantity <= 0:
-            return None
-        quote = worth * quantity // UNITS
-        rate, whole = self._maker if maker else self._taker
-        fee = quote * rate // whole
-        return Trade(quantity, quote, fee, quantity, quote - fee)
+        if most is not None:
+            quantity = self.part(quantity, most)
+        return self.give(quantity, price, maker=maker) if quantity > 0 else None
 
     def least_price(self, holding: int) -> float:
         quantity = holding - holding % self._step
@@ -241,8 +269,18 @@ class Plain:
         prices: list[float] = taker_prices(self.settings, side, at).tolist()
         return prices
 
-    def level(self, at: float) -> float:
-        return at
+    def level(self, side: Side, at: float) -> float:
+        if self._tick is None:
+            return at
+        ticks = at / self._tick
+        whole = math.floor(ticks * (1 + SAME)) if side == "buy" else math.ceil(ticks * (1 - SAME))
+        return max(whole, 1) * self._tick
+
+    def quantity(self, asked: float) -> float:
+        return asked if asked >= self._quantity_min else 0.0
+
+    def price_number(self, price: float) -> float:
+        return price
 
     def price_numbers(self, prices: Sequence[float]) -> Floats:
         return np.array(prices, dtype=np.float64)
@@ -262,20 +300,27 @@ class Plain:
         quantity = whole if most is None else min(whole, most)
         if quantity <= 0 or whole < self._quantity_min:
             return None
+        return self.take(quantity, price, maker=maker)
+
+    def take(self, quantity: float, price: float, *, maker: bool) -> Trade[float]:
         quote, rate = quantity * price, self._maker if maker else self._taker
         if self._in_base:
             return Trade(quantity, quote, quantity * rate, quote, quantity - quantity * rate)
         return Trade(quantity, quote, quote * rate, quote + quote * rate, quantity)
 
+    def part(self, quantity: float, most: float) -> float:
+        return min(quantity, most)
+
+    def give(self, quantity: float, price: float, *, maker: bool) -> Trade[float]:
+        quote = quantity * price
+        fee = quote * (self._maker if maker else self._taker)
+        return Trade(quantity, quote, fee, quantity, quote - fee)
+
     def sell(self, holding: float, price: float, most: float | None, *, maker: bool) -> Trade[float] | None:
         if holding <= 0 or holding < self._quantity_min or holding * price < self._cost_min:
             return None
         quantity = holding if most is None else min(holding, most)
-        if quantity <= 0:
-            return None
-        quote = quantity * price
-        fee = quote * (self._maker if maker else self._taker)
-        return Trade(quantity, quote, fee, quantity, quote - fee)
+        return self.give(quantity, price, maker=maker) if quantity > 0 else None
 
     def least_price(self, holding: float) -> float:
         if holding <= 0 or holding < self._quantity_min:
