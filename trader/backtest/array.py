@@ -22,7 +22,7 @@ def run(bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1) -> Re
     The first `warm_up` - 1 of them do not count, and the one after them is no fresh cross. Raises InputError: no bar, a
     target that is none, a withdrawal of more than is free.
     """
-    _check(bars, targets)
+    check(bars, targets)
     signal = signal_of(bars, targets, settings, warm_up)
     arithmetic = arithmetic_of(settings)
     if isinstance(arithmetic, Rounded):
@@ -33,7 +33,8 @@ def run(bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1) -> Re
     return Result(bars, settings, fills, states, ((0, float(settings.deposit)),), equity_of(bars, states))
 
 
-def _check(bars: Bars, targets: Floats) -> None:
+def check(bars: Bars, targets: Floats) -> None:
+    """InputError: no bar, or a target that is none."""
     if len(bars) == 0:
         raise InputError("there is no bar to trade on")
     if len(targets) != len(bars):
@@ -78,7 +79,9 @@ def _multiply(bars: Bars, signal: Signal, settings: Settings) -> tuple[Fills, St
     left[1::2], held[1::2] = cash[1 : closed + 1], 0.0
     side = np.full(len(at), BUY, dtype=np.int8)
     side[1::2] = SELL
-    fills = Fills(at, decided, side, price, quantity, quote, fees, np.zeros(len(at), dtype=np.bool_))
+    fills = Fills(
+        at, decided, side, price, quantity, quote, fees, np.zeros(len(at), dtype=np.bool_), np.arange(len(at))
+    )
     states = (np.concatenate(([first], column)) for first, column in ((0, at), (cash[0], left), (0.0, held)))
     return fills, States(*states)
 

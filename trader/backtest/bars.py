@@ -243,7 +243,7 @@ class Engine(Generic[N]):
         ticket.reserved = 0
         if part:
             trade = self.arithmetic.take(part, price, maker=maker)
-            self.book.bought(index, ticket.decided, price, trade, maker=maker)
+            self.book.bought(index, ticket.decided, price, trade, maker=maker, order=ticket.number)
             self.cost += self.arithmetic.number(trade.spent)
             for other in self.context.orders:
                 other.peak = other.peak or self.arithmetic.price_number(price)
@@ -266,7 +266,7 @@ class Engine(Generic[N]):
         part = whole.quantity if most is None else self.arithmetic.part(whole.quantity, most)
         if part:
             trade = self.arithmetic.give(part, price, maker=maker)
-            self.book.sold(index, ticket.decided, price, trade, maker=maker)
+            self.book.sold(index, ticket.decided, price, trade, maker=maker, order=ticket.number)
             self.cost *= 1 - self.arithmetic.number(trade.spent) / self.arithmetic.number(held)
         if part < whole.quantity and ticket.kind != "market":
             ticket.left = None if asked is None else wanted - part

@@ -9,6 +9,7 @@ from trader.backtest.data import Bars
 from trader.backtest.fill import Arithmetic, N, Trade
 from trader.backtest.result import Fills, Refusal, Result, States, equity_of
 from trader.backtest.settings import Settings
+from trader.bucket.timeframe import Times
 from trader.errors import InputError
 
 
@@ -22,9 +23,9 @@ class Book(Generic[N]):
         self.cash: N = arithmetic.amount(Decimal(0))
         self.holding: N = arithmetic.amount(Decimal(0))
         self.refused: list[Refusal] = []
-        self._waiting = flows_of(bars, settings)[::-1]
+        self._waiting = flows_at(bars.time, settings)[::-1]
         self._flows: list[tuple[int, float]] = []
-        self._fills: list[tuple[int, int, int, N, N, N, N, bool]] = []
+        self._fills: list[tuple[int, int, int, N, N, N, N, bool, int]] = []
         self._states: list[tuple[int, N, N]] = []
 
     @property
@@ -44,18 +45,24 @@ class Book(Generic[N]):
             self._flows.append((bar, float(amount)))
             self._states.append((bar, self.cash, self.holding))
 
-    def bought(self, bar: int, decided: int, price: N, trade: Trade[N], *, maker: bool = False) -> None:
-        """Write down a buy."""
+    def bought(
+        self, bar: int, decided: int, price: N, trade: Trade[N], *, maker: bool = False, order: int | None = None
+    ) -> None:
+        """Write down a buy; without a number, `order` is one of its own."""
+        order = len(self._fills) if order is None else order
         self.cash -= trade.spent
         self.holding += trade.got
-        self._fills.append((bar, decided, 1, price, trade.quantity, trade.quote, trade.fee, maker))
+        self._fills.append((bar, decided, 1, price, trade.quantity, trade.quote, trade.fee, maker, order))
         self._states.append((bar, self.cash, self.holding))
 
-    def sold(self, bar: int, decided: int, price: N, trade: Trade[N], *, maker: bool = False) -> None:
+    def sold(
+        self, bar: int, decided: int, price: N, trade: Trade[N], *, maker: bool = False, order: int | None = None
+    ) -> None:
         """Write down a sale."""
+        order = len(self._fills) if order is None else order
         self.cash += trade.got
         self.holding -= trade.spent
-        self._fills.append((bar, decided, -1, price, trade.quantity, trade.quote, trade.fee, maker))
+        self._fills.append((bar, decided, -1, price, trade.quantity, trade.quote, trade.fee, maker, order))
         self._states.append((bar, self.cash, self.holding))
 
     def refuse(self, decided: int, reason: str) -> None:
@@ -72,8 +79,8 @@ class Book(Generic[N]):
         )
 
     def _fills_as_columns(self) -> Fills:
-        columns = list(zip(*self._fills, strict=True)) if self._fills else [()] * 8
-        bar, decided, side, price, quantity, quote, fee, maker = columns
+        columns = list(zip(*self._fills, strict=True)) if self._fills else [()] * 9
+        bar, decided, side, price, quantity, quote, fee, maker, order = columns
         numbers = self.arithmetic.numbers
         return Fills(
             np.array(bar, dtype=np.int64),
@@ -84,6 +91,7 @@ class Book(Generic[N]):
             numbers(quote),
             numbers(fee),
             np.array(maker, dtype=np.bool_),
+            np.array(order, dtype=np.int64),
         )
 
     def _states_as_columns(self) -> States:
@@ -91,12 +99,12 @@ class Book(Generic[N]):
         return States(np.array(bar, dtype=np.int64), self.arithmetic.numbers(cash), self.arithmetic.numbers(holding))
 
 
-def flows_of(bars: Bars, settings: Settings) -> list[tuple[int, Decimal]]:
+def flows_at(time: Times, settings: Settings) -> list[tuple[int, Decimal]]:
     """Deposits and withdrawals as the bars at whose close they count: the first that closes at their moment or later.
 
-    The first deposit counts from the first bar. What comes after the last close does not take part.
+    `time` is when bars close. The first deposit counts from the first. What comes after the last close is left out.
     """
     later = sorted(settings.flows, key=lambda flow: flow.at)
-    at = np.searchsorted(bars.time, [flow.milliseconds for flow in later]).tolist()
+    at = np.searchsorted(time, [flow.milliseconds for flow in later]).tolist()
     flows = [(0, settings.deposit)] if settings.deposit else []
-    return flows + [(bar, flow.amount) for bar, flow in zip(at, later, strict=True) if bar < len(bars)]
+    return flows + [(bar, flow.amount) for bar, flow in zip(at, later, strict=True) if bar < len(time)]

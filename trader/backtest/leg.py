@@ -43,6 +43,11 @@ class Leg(Generic[N]):
             return known
         return self.arithmetic.price(side, float(self._base[decided + self.signal.lag]))
 
+    def moment(self, decided: int) -> int:
+        """When an order decided at that bar is filled, in milliseconds."""
+        bars, bar = self.bars, decided + self.signal.lag
+        return int(bars.time[bar] if not self.signal.lag else bars.timeframe.opens(bars.time[bar : bar + 1])[0])
+
     def next(self, at: int, holding: N) -> tuple[int, Side] | None:
         """The first bar from `at` on whose close decides on an order, and its side. `at` never goes back."""
         least = self.arithmetic.least_price(holding) if holding else INFINITE

@@ -31,6 +31,8 @@ class Fills:
     fee: Floats
     """In base on a buy if the fee is taken from what it gets, else in quote."""
     maker: NDArray[np.bool_]
+    order: Indices
+    """Fills of the same order have the same number."""
 
     def __len__(self) -> int:
         return len(self.bar)

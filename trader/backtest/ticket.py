@@ -12,7 +12,20 @@ Kind = Literal["market", "limit", "stop", "stop_limit", "trail"]
 class Ticket:
     """An order. It counts from the bar after the one at whose close it was given."""
 
-    __slots__ = ("alive", "decided", "kind", "left", "limit", "peak", "quantity", "reserved", "side", "stop", "trail")
+    __slots__ = (
+        "alive",
+        "decided",
+        "kind",
+        "left",
+        "limit",
+        "number",
+        "peak",
+        "quantity",
+        "reserved",
+        "side",
+        "stop",
+        "trail",
+    )
 
     def __init__(
         self,
@@ -30,6 +43,8 @@ class Ticket:
         """Base; None: the stake on a buy, all that is held on a sale."""
         self.limit, self.stop, self.trail = limit, stop, trail
         self.kind: Kind = _kind(limit, stop, trail)
+        self.number = -1
+        """Counts the orders of a run."""
         self.peak = 0.0
         """The highest price that a trailing stop has seen."""
         self.left: Any = None
@@ -71,6 +86,7 @@ class Context:
         "average_cost",
         "changed",
         "close",
+        "given",
         "high",
         "index",
         "low",
@@ -96,6 +112,8 @@ class Context:
         """Quote paid for one of it, fees included."""
         self.orders: list[Ticket] = []
         """Those that wait."""
+        self.given = 0
+        """How many orders were given so far."""
         self.changed = False
         """Whether orders were given or taken back at this close."""
         self.state: dict[str, Any] = {}
@@ -127,6 +145,8 @@ class Context:
 
     def _add(self, ticket: Ticket) -> Ticket:
         self.changed = True
+        ticket.number = self.given
+        self.given += 1
         self.orders.append(ticket.check())
         return ticket
 
