@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.backtest_referee import Referee, Seen
 from trader.backtest.array import run
 from trader.backtest.data import Bars, Floats, bars_of
+from trader.backtest.fill import Plain, Rounded, taker_prices
 from trader.backtest.result import Result
 from trader.backtest.settings import Settings, parse_settings
 from trader.errors import InputError
@@ -50,6 +51,9 @@ MARKETS: dict[str, dict[str, Any]] = {
     "amount": {"quantity_step": "0.001", "price_tick": "0.1", "stake": "333.33", "stake_in_percent": False,
                "fee_side": "quote"},
     "minimums": {"quantity_step": "0.001", "price_tick": "0.01", "cost_min": 10, "deposit": "10.3", "taker": "0.004"},
+    "just enough": {"quantity_step": "0.001", "stake": 100, "stake_in_percent": False, "deposit": "100.2",
+                    "fee_side": "quote", "taker": "0.0015"},
+    "small parts": {"quantity_step": "0.001", "price_tick": "0.01", "stake": 30, "cost_min": 10, "deposit": 38},
     "least quantity": {"quantity_step": "0.1", "quantity_min": "0.4", "price_tick": "0.01", "deposit": 50},
     "ticks": {"quantity_step": "0.001", "price_tick": "0.05", "slippage_ticks": 3, "fill": "close",
               "flows": [{"at": "1970-01-01T00:30:00Z", "amount": 77}]},
@@ -202,6 +206,40 @@ def test_spread_and_slippage_are_against_us() -> None:
     fills = run(bars, np.array([0, 1.0, 0, 0]), terms).fills
     # 100 x (1 + 0.001 + 0.0005) = 100.15, up to 100.2, and 2 ticks; 99.85, down to 99.8, and 2 ticks
     assert fills.price.tolist() == pytest.approx([100.4, 99.6], abs=1e-12)
+
+
+def test_what_cannot_be_sold_counts_as_nothing_and_is_added_to() -> None:
+    """Held is 1, worth 10 at the close of bar 2, but 9.9 where it would be sold: less than the 10 that trade. Bar 3 is fresh
+    at 9.9, so it buys 2 more; all 3 are sold after bar 4.
+    """
+    bars = bars_at([10, 10, 10, 9.9, 5, 10.2], [10, 10, 10, 9.9, 10.2, 10.2])
+    targets = np.array([0, 1.0, 0, 1.0, 0, 0])
+    terms = parse_settings(
+        {"deposit": 30, "stake": 10, "stake_in_percent": False, "taker": 0, "quantity_step": 1, "cost_min": 10}
+    )
+    result = run(bars, targets, terms)
+    assert result.fills.quantity.tolist() == [1, 2, 3]
+    assert result.fills.bar.tolist() == [2, 4, 5]
+    assert_same(result, Referee(bars, targets.tolist(), terms).run())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    cents=st.integers(1, 10**7),
+    share=st.integers(0, 4_000_000),
+    ticks=st.integers(0, 3),
+    side=st.sampled_from(["buy", "sell"]),
+)
+def test_prices_are_rounded_as_decimals_are(cents: int, share: int, ticks: int, side: Any) -> None:
+    """One at a time and as columns: up to fifteen digits decide which tick it is."""
+    slippage = Decimal(share) / 10**7
+    terms = parse_settings({"price_tick": "0.01", "quantity_step": 1, "slippage": slippage, "slippage_ticks": ticks})
+    at = cents / 100
+    right = int(Referee(bars_at([at], [at]), [0.0], terms).price(side, at) * 100)
+    arithmetic = Rounded(terms)
+    assert arithmetic.price(side, at) == right
+    assert arithmetic.prices(side, np.array([at])) == [right]
+    assert Plain(terms).price(side, at) == taker_prices(terms, side, np.array([at]))[0] == right * 0.01
 
 
 def test_no_fill_inside_a_gap() -> None:

@@ -161,6 +161,29 @@ def test_a_trailing_stop_follows_the_highs_of_bars_before() -> None:
     assert trades(drawn_bars(FLAT, FLAT, (110, 200, 105, 110)), at)[1:] == []  # its own high does not count yet
 
 
+def test_after_an_entry_inside_a_bar_a_trailing_stop_does_not_count_that_bars_high() -> None:
+    """Bought at 95 in a bar that also saw 120, nobody knows when: 10 % below the close of 100 is 90, not 108."""
+    at = {0: lambda c: (c.buy(limit=95), c.sell(trail=0.1))}
+    spike = (100, 120, 95, 100)
+    assert len(trades(drawn_bars(FLAT, spike, (99, 100, 90.1, 95)), at)) == 1
+    assert trades(drawn_bars(FLAT, spike, (99, 100, 90, 95)), at)[1:] == [(2, -1, 90, 10.5, False)]
+
+
+def test_a_part_that_is_sold_takes_its_share_of_the_cost() -> None:
+    told: list[float | None] = []
+
+    def on_bucket(context: Context) -> None:
+        if context.index == 0:
+            context.buy()
+        elif context.index == 1:
+            context.sell(quantity=4)
+        told.append(context.average_cost)
+
+    terms = parse_settings({"deposit": 1_000, "taker": 0, "quantity_step": "0.1", "price_tick": "0.1"})
+    run_bars(drawn_bars(FLAT, FLAT, (120, 120, 120, 120), FLAT), on_bucket, terms)
+    assert told == [None, 100, pytest.approx(100), pytest.approx(100)]
+
+
 def test_volume_cuts_fills_and_what_a_stop_left_goes_at_the_next_open() -> None:
     bars = drawn_bars(FLAT, FLAT, (100, 100, 90, 91), (80, 81, 79, 80), (70, 71, 69, 70), volume=40)
     at = {0: lambda c: c.buy(), 1: lambda c: c.sell(stop=95)}

@@ -78,6 +78,8 @@ def test_drawdown_by_hand() -> None:
     assert drawdown(time, np.array([1, 1.2, 0.9, 1.1, 1.15, 1.2, 1.3, 1.3])) == (pytest.approx(0.25), 4 * DAY)
     assert drawdown(time, np.array([1.0] * 8)) == (0, 0)
     assert drawdown(time, np.array([0.9, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])) == (pytest.approx(0.2), 7 * DAY)
+    assert drawdown(time, np.array([1.0] * 7 + [0.9])) == (pytest.approx(0.1), DAY)
+    assert drawdown(time, np.array([0.9] + [1.0] * 7)) == (pytest.approx(0.1), DAY)
     assert drawdown(time[:1], np.array([1.0])) == (0, 0)
 
 
@@ -125,6 +127,13 @@ def test_fills_of_one_order_are_one_trade() -> None:
     assert result.fills.quantity.tolist() == [100, 60, 40]
     assert sales_of(result).gains.tolist() == pytest.approx([100])
     assert measure(result).trades == 1
+
+
+def test_what_cannot_be_sold_is_no_exposure() -> None:
+    """Bought for 10; worth less than the least of 10 at two of four closes."""
+    bars = bars_at([10, 10, 10, 10, 10], [10, 10, 10, 9, 9])
+    terms = parse_settings({"deposit": 10, "taker": 0, "quantity_step": "0.1", "cost_min": 10})
+    assert measure(run(bars, np.array([0, 1.0, 1.0, 1.0, 1.0]), terms)).exposure_percent == pytest.approx(20)
 
 
 def test_gaps_are_told() -> None:

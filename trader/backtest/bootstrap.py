@@ -82,7 +82,6 @@ def indices(random: np.random.Generator, length: int, draws: int, block: float) 
     with a probability of 1 / `block`.
     """
     anew = random.random((draws, length)) < 1 / block
-    anew[:, 0] = True
     starts = random.integers(0, length, (draws, length))
     at = np.broadcast_to(np.arange(length), (draws, length))
     begun = np.maximum.accumulate(np.where(anew, at, 0), axis=1)

@@ -30,7 +30,6 @@ class Signal:
 def signal_of(bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1) -> Signal:
     """Where targets cross, and which crosses are fresh: the bar before must be there, and past the warm-up."""
     inside = targets > 0
-    inside[: warm_up - 1] = False
     turns = np.flatnonzero(inside[1:] != inside[:-1]) + 1
     first = 1 if inside[0] else 0
     starts, outs = turns[first::2], turns[1 - first :: 2]

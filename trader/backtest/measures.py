@@ -188,6 +188,7 @@ def drawdown(time: Times, units: Floats) -> tuple[float, float]:
     highs = np.flatnonzero(units >= peaks)
     marks = np.concatenate(([0], highs, [len(units) - 1]))
     under = np.diff(marks) > 1
+    under[0] |= len(highs) > 0 and highs[0] > 0
     under[-1] = len(highs) == 0 or highs[-1] < len(units) - 1
     spans = np.diff(time[marks])[under]
     return depth, float(spans.max()) if len(spans) else 0.0
