@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.backtest_referee import Referee, Seen
@@ -209,8 +209,8 @@ def test_spread_and_slippage_are_against_us() -> None:
 
 
 def test_what_cannot_be_sold_counts_as_nothing_and_is_added_to() -> None:
-    """Held is 1, worth 10 at the close of bar 2, but 9.9 where it would be sold: less than the 10 that trade. Bar 3 is fresh
-    at 9.9, so it buys 2 more; all 3 are sold after bar 4.
+    """Held is 1, worth 10 at the close of bar 2, but 9.9 where it would be sold: less than the 10 that trade. Bar 3 is
+    fresh at 9.9, so it buys 2 more; all 3 are sold after bar 4.
     """
     bars = bars_at([10, 10, 10, 9.9, 5, 10.2], [10, 10, 10, 9.9, 10.2, 10.2])
     targets = np.array([0, 1.0, 0, 1.0, 0, 0])
@@ -223,6 +223,19 @@ def test_what_cannot_be_sold_counts_as_nothing_and_is_added_to() -> None:
     assert_same(result, Referee(bars, targets.tolist(), terms).run())
 
 
+@pytest.mark.parametrize(("deposit", "fills"), [("100.14", 0), ("100.15", 1)])
+def test_a_fee_on_top_must_be_there_too(deposit: str, fills: int) -> None:
+    bars, targets = bars_at([10] * 3, [10] * 3), np.array([0, 1.0, 1.0])
+    rules = {"quantity_step": "0.1", "stake": 100, "stake_in_percent": False, "fee_side": "quote", "taker": "0.0015"}
+    terms = parse_settings(rules | {"deposit": deposit})
+    result = run(bars, targets, terms)
+    assert len(result.fills) == fills
+    assert_same(result, Referee(bars, targets.tolist(), terms).run())
+    assert len(run(bars, targets, terms.model_copy(update={"quantity_step": None})).fills) == fills
+
+
+@example(cents=3_333_334, share=3, ticks=0, side="buy")  # 3333335.0000002 ticks
+@example(cents=3_333_334, share=3, ticks=0, side="sell")  # 3333332.9999998 ticks
 @settings(max_examples=300, deadline=None)
 @given(
     cents=st.integers(1, 10**7),
