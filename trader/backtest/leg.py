@@ -24,6 +24,8 @@ class Leg(Generic[N]):
         self.length = len(bars)
         self.signal = signal
         self.arithmetic: Arithmetic[N] = arithmetic
+        self.capped = arithmetic.cap(0.0) is not None
+        """Whether the volume of a bar limits what is filled."""
         self._base = bars.close if signal.lag == 0 else bars.open
         self._fresh: list[int] = signal.fresh.tolist()
         self._outs: list[int] = signal.outs.tolist()

@@ -23,28 +23,35 @@ class Walk(Generic[N]):
     def go(self) -> Result:
         """Trade to the end of the bars."""
         book, leg = self.book, self.leg
+        next_flow, last, breaks = book.next_flow, leg.length - leg.signal.lag, leg.signal.breaks
         found = leg.next(0, book.holding)
         while found is not None:
             decided, side = found
-            if book.next_flow <= decided:
+            if next_flow <= decided:
                 book.flow(decided)
-            self._trade(decided, side)
+                next_flow = book.next_flow
+            problem = cannot_fill(leg, decided) if breaks or decided >= last else None
+            if problem:
+                book.refuse(decided, problem)
+            else:
+                self._trade(decided, side)
             found = leg.next(decided + 1, book.holding)
         return book.result()
 
     def _trade(self, decided: int, side: Side) -> None:
-        book = self.book
-        if problem := cannot_fill(self.leg, decided):
-            book.refuse(decided, problem)
-            return
-        price = self.leg.price(side, decided)
-        trade = fill(self.leg, side, decided, price, book.cash if side == "buy" else book.holding)
-        if isinstance(trade, str):
-            book.refuse(decided, trade)
-        elif side == "buy":
-            book.bought(decided + self.leg.signal.lag, decided, price, trade)
+        book, leg = self.book, self.leg
+        price = leg.price(side, decided)
+        if side == "buy":
+            trade = fill(leg, side, decided, price, book.cash)
+            if not isinstance(trade, str):
+                book.bought(decided + leg.signal.lag, decided, price, trade)
+                return
         else:
-            book.sold(decided + self.leg.signal.lag, decided, price, trade)
+            trade = fill(leg, side, decided, price, book.holding)
+            if not isinstance(trade, str):
+                book.sold(decided + leg.signal.lag, decided, price, trade)
+                return
+        book.refuse(decided, trade)
 
 
 def cannot_fill(leg: Leg[N], decided: int) -> str | None:
@@ -60,7 +67,7 @@ def cannot_fill(leg: Leg[N], decided: int) -> str | None:
 def fill(leg: Leg[N], side: Side, decided: int, price: N, free: N) -> Trade[N] | str:
     """A market order's fill: it spends the stake out of `free` quote, or sells all of `free` base; or why none."""
     arithmetic = leg.arithmetic
-    most = arithmetic.cap(float(leg.bars.volume[decided + leg.signal.lag]))
+    most = arithmetic.cap(float(leg.bars.volume[decided + leg.signal.lag])) if leg.capped else None
     if side == "sell":
         return arithmetic.sell(free, price, most, maker=False) or "below a minimum of the market, or no volume"
     spend = arithmetic.stake(free)
