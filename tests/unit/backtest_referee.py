@@ -81,7 +81,7 @@ class Referee:
             self.order = (bar, decision.order)
 
     def price(self, side: Side, at: float) -> Decimal:
-        s, given = self.settings, Decimal(repr(float(at)))
+        s, given = self.settings, Decimal(f"{at:.15g}")  # a float keeps fifteen digits: the rest is its noise
         tick = s.price_tick or PLACES
         share = s.spread / 2 + s.slippage
         moved = given * (1 + share if side == "buy" else 1 - share)

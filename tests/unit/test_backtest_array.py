@@ -255,6 +255,13 @@ def test_prices_are_rounded_as_decimals_are(cents: int, share: int, ticks: int, 
     assert Plain(terms).price(side, at) == taker_prices(terms, side, np.array([at]))[0] == right * 0.01
 
 
+def test_the_noise_of_a_float_is_no_tick() -> None:
+    """Files hold prices such as this one, which is 0.09946999 and not a hair more."""
+    bars = bars_at([0.09946999000000001] * 4, [0.09946999000000001] * 4)
+    terms = parse_settings({"price_tick": "0.00000001", "quantity_step": "0.001", "deposit": 1})
+    assert run(bars, np.array([0, 1.0, 0, 0]), terms).fills.price.tolist() == [0.09946999, 0.09946999]
+
+
 def test_no_fill_inside_a_gap() -> None:
     """Two minutes are missing before the third bar: the order waits for it, or is let go if so wanted."""
     bars = bars_at([10, 10, 20, 20, 30, 30], [10, 10, 20, 20, 30, 30], [1, 2, 5, 6, 7, 8])
