@@ -239,6 +239,21 @@ async def _role(db: Connection) -> bool:
     ).y
 
 
+async def test_many_small_parts_that_are_missing_share_pages(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(4000)], now=minutes(3500.5))
+    await update(db, venue)
+    await db.execute(
+        "DELETE FROM bucket WHERE extract(minute FROM time_close)::int %% 3 = 1 OR time_close > %s", [minutes(3000)]
+    )
+    missing = 3500 - await stored(db)
+    venue.asked.clear()
+    assert (await update(db, venue)).inserted == missing
+    assert len(venue.asked) <= 6
+    assert await stored(db) == 3500
+    assert covered(await row(db)) == [(START, minutes(3500))]
+    assert await known_gaps(db) == []
+
+
 async def test_moving_collect_since_back_fetches_the_part_before(db: Connection) -> None:
     await db.execute("UPDATE bucket_feed SET collect_since = %s", [minutes(3000)])
     venue = Venue([candle(i) for i in range(4000)], now=minutes(3500.5))
