@@ -20,7 +20,7 @@ from procrastinate import App, JobContext
 from jobs.app import QUEUE, Context, context_of
 from jobs.strategy import defer_runs
 from trader.bucket import Desk, Feed, Update
-from trader.bucket.feed import FREE_OF_THE_DEAD, blame, claim_backfill, claim_newest, release, served
+from trader.bucket.feed import FREE_OF_THE_DEAD, asked_to_wait, blame, claim_backfill, claim_newest, release, served
 from trader.db import Connection, end_if_cancelled, first_line
 
 TASK = "bucket.serve"
@@ -74,6 +74,19 @@ DUE = {"queue": QUEUE, "task": TASK, "slots": SLOTS, "at_once": AT_ONCE, "most":
 FREE_DEAD = FREE_OF_THE_DEAD
 """The leases of dead workers end at once."""
 
+# No feed waits for longer than one candle, or five minutes after a failure: then the clock was set back meanwhile.
+WAKE = """
+UPDATE bucket_feed f
+   SET due_at = CASE WHEN f.due_at > now() + t.span + interval '6 min' THEN now() ELSE f.due_at END,
+       backfill_at = CASE WHEN f.backfill_at > now() + interval '6 min' THEN now() ELSE f.backfill_at END,
+       lease_until = least(f.lease_until, now() + interval '1 min')
+  FROM timeframe t
+ WHERE t.id = f.timeframe_id AND f.enabled AND f.derived_from IS NULL
+   AND EXISTS (SELECT FROM market m WHERE m.id = f.market_id AND m.active)
+   AND (f.due_at > now() + t.span + interval '6 min' OR f.backfill_at > now() + interval '6 min'
+        OR f.lease_until > now() + interval '1 min')
+"""
+
 FORGET = "DELETE FROM procrastinate_jobs WHERE status = 'failed' AND task_name = %s AND lock = %s"
 
 log = logging.getLogger(__name__)
@@ -83,10 +96,10 @@ async def serve(job: JobContext, exchange_id: int, slot: int) -> None:
     """Serve feeds of one exchange for a slice of time. Fails with the first error of a feed, after all the others."""
     context = context_of(job)
     failure = await Server(context, exchange_id).run()
+    async with context.pool.connection() as connection:  # of those that failed, the last one is enough to look at
+        await connection.execute(FORGET, [TASK, f"feeds:{exchange_id}:{slot}"])
     if failure is not None:
         raise failure
-    async with context.pool.connection() as connection:
-        await connection.execute(FORGET, [TASK, f"feeds:{exchange_id}:{slot}"])
 
 
 @dataclass
@@ -176,8 +189,13 @@ class Server:
             await self._blame(feed, error)
 
     async def _blame(self, feed: Feed, error: Exception) -> None:
-        log.warning("%s %s: %s: %s", feed.market, feed.timeframe.name, type(error).__name__, first_line(error))
-        self.failure = self.failure or error
+        waits = asked_to_wait(error)
+        log.log(
+            logging.INFO if waits is not None else logging.WARNING,
+            "%s %s: %s: %s", feed.market, feed.timeframe.name, type(error).__name__, first_line(error),
+        )  # fmt: skip
+        if waits is None:
+            self.failure = self.failure or error
         async with self._connection() as connection:
             await blame(connection, feed, error)
 

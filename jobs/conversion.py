@@ -51,12 +51,12 @@ SELECT m.id, v.name || ':' || m.symbol AS name, m.symbol, m.base_id, m.quote_id,
  WHERE m.active AND (NOT v.simulated OR NOT EXISTS (SELECT FROM venue o WHERE NOT o.simulated))
 """
 
-# The close of a replayed candle was true in the past that is replayed.
+# The close of a replayed candle was true in the past that is replayed; one of the future was never true.
 PRICES = """
 SELECT f.market_id, NULL::numeric AS bid, NULL::numeric AS ask, b.close::numeric AS last, b.time_close AS at
   FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
   JOIN bucket b ON (b.market_id, b.timeframe_id, b.time_close) = (f.market_id, f.timeframe_id, f.newest)
- WHERE f.enabled AND NOT e.replay AND f.newest > %(now)s - %(fresh)s
+ WHERE f.enabled AND NOT e.replay AND f.newest BETWEEN %(now)s - %(fresh)s AND %(now)s + interval '1 min'
 UNION ALL
 SELECT market_id, bid, ask, last, read_at FROM ticker WHERE read_at > %(now)s - %(fresh)s
 """

@@ -1,12 +1,15 @@
 """Gaps: which exchanges have some whose time has come, and the job that looks at them again."""
 
+import logging
+
 from procrastinate import App, JobContext
 
 from jobs.app import QUEUE, Context, context_of
 from jobs.strategy import defer_runs
-from trader.bucket.feed import Feed, load_feed
+from trader.bucket.feed import Feed, asked_to_wait, load_feed
 from trader.bucket.repair import repair_feed
-from trader.db import Connection, fetch_all, fetch_one
+from trader.db import Connection, fetch_all, fetch_one, first_line
+from trader.errors import Retry
 
 TASK = "gap.repair"
 REQUESTS = 20
@@ -37,9 +40,13 @@ DUE = {"queue": QUEUE, "task": TASK}
 LIST = "SELECT f.market_id, f.timeframe_id" + _DUE + " AND m.exchange_id = %s ORDER BY f.timeframe_id, f.newest DESC"
 REPLAY = "SELECT replay FROM exchange WHERE id = %s"
 
+log = logging.getLogger(__name__)
+
 
 async def repair(context: Context, connection: Connection, exchange_id: int) -> int:
-    """Look at the gaps of an exchange that are due, until the requests are used up; how many were made."""
+    """Look at the gaps of an exchange that are due, until the requests are used up or it asks to be left alone; how
+    many were made.
+    """
     replay = (await fetch_one(connection, REPLAY, [exchange_id])).replay
     exchange = await context.exchange(connection, exchange_id)
     made = 0
@@ -47,9 +54,15 @@ async def repair(context: Context, connection: Connection, exchange_id: int) -> 
         if made >= REQUESTS:
             break
         feed = await load_feed(connection, row.market_id, row.timeframe_id)
-        done = await repair_feed(
-            connection, exchange, feed, replay=replay, requests=REQUESTS - made, on_news=_run_strategies
-        )
+        try:
+            done = await repair_feed(
+                connection, exchange, feed, replay=replay, requests=REQUESTS - made, on_news=_run_strategies
+            )
+        except Retry as error:
+            if asked_to_wait(error) is None:
+                raise
+            log.info("%s %s: gaps wait: %s", feed.market, feed.timeframe.name, first_line(error))
+            break
         made += done.requests
     return made
 

@@ -48,6 +48,7 @@ def ticks(settings: Settings) -> list[Tick]:
         Tick("derived candles", settings.tick, derive.DEFER_DUE, derive.DUE),
         Tick("gaps", max(settings.tick, 1.0), gap.DEFER_DUE, gap.DUE),
         Tick("feeds of the dead", max(settings.tick, 1.0), bucket.FREE_DEAD, {}),
+        Tick("feeds that a clock holds up", 60.0, bucket.WAKE, {}),
         _one("strategies", 60.0, strategy.SWEEP_JOB),
         Tick("balances", 5.0, account.DEFER_ALL, account.ALL),
         Tick("reconciliation", reconcile.SECONDS, reconcile.DEFER_ALL, reconcile.ALL),

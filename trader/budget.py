@@ -61,7 +61,8 @@ SELECT id, extract(epoch FROM blocked_until - clock_timestamp())::float8 AS shut
 
 # The row as it is once it is ours, and what follows from the time that has passed since. A clock that was set back
 # begins its minute, and what was left of a block, anew; one that was set forward fills up to the burst and no further.
-# `rate` is so that burst and refill of any sixty seconds leave the orders their share.
+# Nobody owes more than a minute's worth. `rate` is so that burst and refill of any sixty seconds leave the orders
+# their share.
 _HELD = """
 WITH held AS (SELECT * FROM rate_budget WHERE id = %(id)s FOR UPDATE),
 timed AS (
@@ -73,8 +74,8 @@ seen AS (
               WHEN minute_ends > now THEN minute_ends
               ELSE now + interval '1 min'
                    - make_interval(secs => mod(extract(epoch FROM now - minute_ends), 60)::float8) END AS ends,
-         least(burst, tokens + (allowed - burst) / 60
-                               * greatest(0, extract(epoch FROM now - refilled_at))) AS tokens_now,
+         greatest(-capacity, least(burst, tokens + (allowed - burst) / 60
+                               * greatest(0, extract(epoch FROM now - refilled_at)))) AS tokens_now,
          CASE WHEN blocked_at > now + interval '5 s' THEN now + (blocked_until - blocked_at)
               ELSE blocked_until END AS until
     FROM timed)

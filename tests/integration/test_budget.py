@@ -366,3 +366,12 @@ def test_the_step_goes_back(database: str) -> None:
         )
         migrate.upgrade(database)
         assert sql.execute("SELECT count(*) AS n FROM budget").fetchone().n == 0
+
+
+@pytest.mark.parametrize("tokens", ["-1000000000", "'-Infinity'", "'NaN'"])
+async def test_a_debt_that_cannot_be_is_a_minutes_worth_at_most(desk: Desk, tokens: str) -> None:
+    await desk.share()
+    desk.sql.execute(f"UPDATE rate_budget SET tokens = {tokens}")
+    row = desk.sql.execute(TAKE, {"id": desk.row().id, "cost": 1, "want": 1, "back": 0}).fetchone()
+    assert row.wait is None or 0 < row.wait < 90
+    assert desk.row().tokens >= -desk.row().capacity

@@ -192,6 +192,25 @@ async def test_the_close_of_a_candle_is_a_price_while_it_is_fresh(desk: Desk) ->
     assert (await desk.run())["BTC"].rate is None
 
 
+async def test_a_candle_of_the_future_is_no_price(desk: Desk) -> None:
+    desk.kraken.errors["tickers"] = Unknown("cut off")
+    await candle(desk.db, "kraken:BTC/USD", 51000, "-4 years")
+    assert (await desk.run())["BTC"].rate is None
+
+
+@pytest.mark.parametrize("rate", ["1e131000", "1e-16000", "1e31", "1e-31", "NaN", "Infinity", "0", "-1"])
+async def test_a_rate_that_cannot_be_is_refused(desk: Desk, rate: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match="rate_"):
+        await desk.db.execute("INSERT INTO rates (asset, unit, rate) VALUES ('BTC', 'USD', %s::numeric)", [rate])
+
+
+async def test_the_largest_rates_one_after_the_other_can_be_told(desk: Desk) -> None:
+    for asset, unit in (("ADA", "DUST"), ("DUST", "EUR"), ("EUR", "USD")):
+        await desk.db.execute("INSERT INTO rates (asset, unit, rate) VALUES (%s, %s, 1e30)", [asset, unit])
+    await desk.run()
+    assert await fetch_all(desk.db, "SELECT * FROM account_total") != []
+
+
 @pytest.mark.parametrize("change", ["UPDATE bucket_feed SET enabled = false", "UPDATE exchange SET replay = true"])
 async def test_a_candle_of_history_is_no_price(desk: Desk, change: Any) -> None:
     desk.kraken.errors["tickers"] = Unknown("cut off")

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from jobs import derive
 from tests.plugins._venue import START
 from trader.bucket import import_file, load_feed, timeframe_named, timeframe_numbered
 from trader.bucket.derived import derive_feed
@@ -261,3 +262,14 @@ async def test_what_does_not_fit_is_refused(db: Connection) -> None:
             await db.execute(FEED, [timeframe, START, source])
     with pytest.raises(InputError, match="there are no 1m candles"):
         await declare_gaps(db, 1, timeframe_named("1m"), "no_trades")
+
+
+async def test_nothing_is_due_of_what_has_no_smaller_candles_any_more(db: Connection) -> None:
+    await put(db, list(range(60)))
+    await db.execute(FEED, [60, START, 1])
+    await declare_gaps(db, 1, timeframe_named("1m"), "no_trades", until=START + timedelta(hours=5))
+    await follow(db)
+    await take(db, list(range(60)))
+    assert (await db.execute(derive.DEFER_DUE, derive.DUE)).rowcount == 0
+    await put(db, [299])
+    assert (await db.execute(derive.DEFER_DUE, derive.DUE)).rowcount == 1

@@ -109,6 +109,27 @@ async def test_a_candle_is_stored_when_its_end_has_come(db: Connection, now: flo
     assert (await row(db)).state == ("full" if count else "absent")
 
 
+async def test_a_venue_whose_clock_was_an_hour_ahead_is_asked_for_that_hour_as_it_comes(db: Connection) -> None:
+    history = [candle(i) for i in range(200)]
+    await update(db, Venue(history[:40], now=minutes(100.5)))
+    assert covered(await row(db)) == [(START, minutes(100))]
+    venue = Venue(history)
+    for now in (41.5, 60.5, 99.5, 105.5):
+        venue.now = minutes(now)
+        await update(db, venue)
+        assert (await row(db)).newest == minutes(int(now))
+    assert await stored(db) == 105
+    assert await known_gaps(db) == []
+
+
+async def test_a_candle_from_the_future_is_not_waited_for(db: Connection) -> None:
+    await update(db, Venue([candle(i) for i in range(100)], now=minutes(100)))
+    venue = Venue([candle(i) for i in range(100)], now=minutes(10.5))
+    await update(db, venue)
+    due = await fetch_one(db, "SELECT due_at - clock_timestamp() AS seconds FROM bucket_feed")
+    assert due.seconds <= timedelta(minutes=1)
+
+
 async def test_replayed_candles_wait_for_a_later_one(db: Connection) -> None:
     venue = Venue([candle(i) for i in range(2100)])
     feed = await load_feed(db, 1, 1)
@@ -220,6 +241,21 @@ async def _role(db: Connection) -> bool:
     return (
         await fetch_one(db, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'some_worker_of_this_test') AS y")
     ).y
+
+
+async def test_many_small_parts_that_are_missing_share_pages(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(4000)], now=minutes(3500.5))
+    await update(db, venue)
+    await db.execute(
+        "DELETE FROM bucket WHERE extract(minute FROM time_close)::int %% 3 = 1 OR time_close > %s", [minutes(3000)]
+    )
+    missing = 3500 - await stored(db)
+    venue.asked.clear()
+    assert (await update(db, venue)).inserted == missing
+    assert len(venue.asked) <= 6
+    assert await stored(db) == 3500
+    assert covered(await row(db)) == [(START, minutes(3500))]
+    assert await known_gaps(db) == []
 
 
 async def test_moving_collect_since_back_fetches_the_part_before(db: Connection) -> None:

@@ -7,11 +7,14 @@ from decimal import Decimal
 
 import pytest
 
+from jobs import gap
+from jobs.app import Context
 from tests.plugins._venue import START, Venue, candle
 from trader.bucket import load_feed, read_buckets
 from trader.bucket.repair import MOST_CHECKS, Repaired, repair_feed
-from trader.db import Connection, Identity, connect, fetch_all, fetch_one
-from trader.errors import Refused, Unknown
+from trader.config import load
+from trader.db import Connection, Identity, connect, fetch_all, fetch_one, open_pool
+from trader.errors import Refused, Retry, Unknown
 from trader.exchange.protocol import Candle, PublicTrade, PublicTrades
 
 SEED = """
@@ -207,3 +210,18 @@ async def test_whoever_waits_is_told(db: Connection) -> None:
     await later(db, 2)
     await look(db, venue, on_news=news)
     assert len(told) == 2
+
+
+async def test_a_venue_that_asks_to_be_left_alone_fails_no_job(db: Connection, database: str) -> None:
+    await store(db, [0, 1, 5, 6])
+    await db.execute("INSERT INTO account (name, exchange_id, mode) VALUES ('main', 1, 'simulator')")
+    venue = Trading(errors={0: Retry("not asked for a while", after=9.0), 1: Retry("it is not there")})
+    async with open_pool(database, Identity("worker", "worker-1"), 2) as pool:
+        context = Context(load({"HOME": "/nowhere"}), pool, connect=lambda _account, _settings: venue)
+        assert await gap.repair(context, db, 1) == 0
+        assert [row.checks for row in await fetch_all(db, GAPS)] == [0]
+        assert (await fetch_one(db, "SELECT last_error FROM bucket_feed")).last_error is None
+        await later(db, 2)
+        with pytest.raises(Retry, match="it is not there"):
+            await gap.repair(context, db, 1)
+        await context.close()

@@ -16,7 +16,7 @@ from trader.bucket import load_feed, update_feed
 from trader.bucket.feed import blame, claim_backfill, claim_newest, release
 from trader.config import load
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one, open_pool
-from trader.errors import Unknown
+from trader.errors import Retry, Unknown
 from trader.exchange.protocol import CandlePage, CandleWays
 
 SEED = """
@@ -191,6 +191,26 @@ async def test_the_leases_of_the_dead_end_at_once_and_those_of_the_living_do_not
         assert [one.market_id for one in await claim_newest(db, 1, ME, 9)] == [2]
 
 
+async def test_a_clock_that_was_set_back_holds_no_feed_up(db: Connection) -> None:
+    later = "now() + interval '2 h'"
+    await feed(db, 1, due_at=later, backfill_at=later, leased_by="gen_random_uuid()", lease_until=later)
+    await feed(db, 2, due_at="now() + interval '6 min'", backfill_at="now() + interval '4 min'")
+    await feed(db, 3, 1440, due_at="now() + interval '20 h'", backfill_at="NULL")
+    await feed(db, 4, due_at=later, enabled="false")
+    await feed(db, 5)
+    await feed(db, 5, 5, derived_from="1")
+    await feed(db, 6, due_at=later)
+    await db.execute("UPDATE market SET active = false WHERE id = 6")
+    assert (await db.execute(bucket.WAKE)).rowcount == 1
+    row = await fetch_one(
+        db,
+        """SELECT greatest(due_at, backfill_at) <= now() AS due, lease_until <= now() + interval '1 min' AS free
+             FROM bucket_feed WHERE market_id = 1""",
+    )
+    assert tuple(row) == (True, True)
+    assert (await db.execute(bucket.WAKE)).rowcount == 0
+
+
 async def test_a_worker_that_comes_back_late_changes_nothing_of_the_next_ones_lease(db: Connection) -> None:
     await feed(db)
     (mine,) = await claim_newest(db, 1, ME, 1)
@@ -305,6 +325,10 @@ async def test_a_feed_that_fails_holds_no_other_up_and_the_job_says_so(db: Conne
     assert [job.status for job in await waiting(db)] == ["failed"]
     paused = await fetch_one(db, "SELECT due_at - error_at AS pause FROM bucket_feed WHERE market_id = 2")
     assert paused.pause > timedelta(seconds=1.9)
+    await db.execute("UPDATE bucket_feed SET due_at = now() WHERE market_id = 2")
+    await tick(db)
+    await desk.work()
+    assert [job.status for job in await waiting(db)] == ["failed"]  # not one more for each time that it fails
     del desk.venues[1].errors["A2/USDT"]
     await db.execute("UPDATE bucket_feed SET due_at = now() WHERE market_id = 2")
     await tick(db)
@@ -312,6 +336,46 @@ async def test_a_feed_that_fails_holds_no_other_up_and_the_job_says_so(db: Conne
     assert await waiting(db) == []  # a job that goes well takes the failed ones before it away
     row = await fetch_one(db, "SELECT status::text, last_error, failures FROM bucket_feed WHERE market_id = 2")
     assert (row.last_error, row.failures) == (None, 0)
+
+
+@pytest.mark.parametrize(("after", "waits"), [(7.5, 7.5), (0.0, 1.0), (86_400.0, 300.0), (float("inf"), 300.0)])
+async def test_a_venue_that_asks_to_be_left_alone_is_no_failure(
+    db: Connection, desk: Desk, after: float, waits: float
+) -> None:
+    for market in (1, 2, 3):
+        await feed(db, market, collect_since="'2024-01-27Z'")
+    await bucket.Server(desk.context, 1, ME).run()
+    before = await fetch_all(db, "SELECT market_id, status, last_error, failures FROM bucket_feed ORDER BY 1")
+    desk.venues[1].errors |= {f"A{n}/USDT": Retry("not asked for a while", after=after) for n in (1, 2, 3)}
+    await db.execute("UPDATE bucket_feed SET due_at = now(), backfill_at = CASE market_id WHEN 3 THEN now() END")
+    await tick(db)
+    await desk.work()
+    assert await waiting(db) == []  # the job did not fail
+    rows = await fetch_all(db, "SELECT market_id, status, last_error, failures FROM bucket_feed ORDER BY 1")
+    assert rows == before
+    rows = await fetch_all(
+        db,
+        """SELECT due_at - clock_timestamp() AS due, date_trunc('seconds', backfill_at - due_at) AS older, leased_by
+             FROM bucket_feed ORDER BY market_id""",
+    )
+    assert [row for row in rows if not waits - 5 < row.due.total_seconds() <= waits] == []
+    assert [row.older for row in rows] == [None, None, timedelta(0)]
+    assert {row.leased_by for row in rows} == {None}
+
+
+async def test_a_venue_that_asks_to_be_left_alone_before_the_first_question(db: Connection, desk: Desk) -> None:
+    class Shut(Clocked):
+        async def time(self):
+            raise Retry("not asked for 9 s more", after=9.0)
+
+    desk.venues[2] = Shut()
+    await feed(db, 6)
+    assert await bucket.Server(desk.context, 2, ME).run() is None
+    row = await fetch_one(
+        db, "SELECT status::text, last_error, failures, due_at > clock_timestamp() AS waits FROM bucket_feed"
+    )
+    assert tuple(row) == ("absent", None, 0, True)
+    assert await tick(db) == 0
 
 
 async def test_a_venue_that_is_not_there_is_told_to_each_feed(db: Connection, desk: Desk) -> None:

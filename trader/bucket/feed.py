@@ -13,13 +13,15 @@ from trader.bucket.coverage import Span, first_opening, spans_of, united
 from trader.bucket.timeframe import Timeframe, timeframe_numbered
 from trader.clock import to_milliseconds
 from trader.db import Connection, fetch_all
-from trader.errors import InputError
+from trader.errors import InputError, Retry
 
 LEASE_SECONDS = 30.0
 """A worker that hangs has a feed for so long; each page takes it anew."""
 LONGEST_ERROR = 1000
 LONGEST_PAUSE = 300.0
 """Seconds after which a feed that fails and fails is tried again. The first pause is two, and each doubles."""
+SHORTEST_PAUSE = 1.0
+"""Seconds for which a venue is left alone that asks for it."""
 
 # A crash of PostgreSQL may lose the last moments of what is written with this, as a whole: then the venue is asked for
 # them again. Waiting for the disk would cost more than everything else that is done for a feed that is up to date.
@@ -89,6 +91,12 @@ UPDATE bucket_feed SET status = 'error', last_error = %(error)s, error_at = cloc
        due_at = clock_timestamp() + least(%(longest)s, 2 ^ least(failures + 1, 20)) * interval '1 s',
        backfill_at = CASE WHEN backfill_at IS NOT NULL
                           THEN clock_timestamp() + least(%(longest)s, 2 ^ least(failures + 1, 20)) * interval '1 s' END
+ WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s AND leased_by IS NOT DISTINCT FROM %(owner)s
+"""
+
+POSTPONED = """
+UPDATE bucket_feed SET leased_by = NULL, lease_until = NULL, due_at = clock_timestamp() + %(pause)s * interval '1 s',
+       backfill_at = CASE WHEN backfill_at IS NOT NULL THEN clock_timestamp() + %(pause)s * interval '1 s' END
  WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s AND leased_by IS NOT DISTINCT FROM %(owner)s
 """
 
@@ -211,11 +219,28 @@ async def served(connection: Connection, feed: Feed, after: Next) -> None:
     await connection.execute(SERVED, feed.key | values)
 
 
+def asked_to_wait(error: BaseException) -> float | None:
+    """For how many seconds the venue is to be left alone, at most LONGEST_PAUSE; None: it has not said so.
+
+    That is no failure: the budget of requests and what blocks it are the same for all feeds of the venue, and say why.
+    """
+    if not isinstance(error, Retry) or error.after is None:
+        return None
+    return min(max(SHORTEST_PAUSE, error.after), LONGEST_PAUSE)
+
+
 async def blame(connection: Connection, feed: Feed, error: BaseException) -> None:
-    """Write to the feed's row what went wrong, and give it back; the next try comes after a pause that grows."""
+    """Write to the feed's row what went wrong, and give it back; the next try comes after a pause that grows.
+
+    A feed whose venue is to be left alone for a while waits for that while, and nothing went wrong with it.
+    """
+    pause = asked_to_wait(error)
     text = f"{type(error).__name__}: {error}".replace("\x00", "")[:LONGEST_ERROR]
     with contextlib.suppress(psycopg.Error):  # the error that counts is the first one
-        await connection.execute(FAILED, feed.key | {"error": text, "longest": LONGEST_PAUSE})
+        if pause is not None:
+            await connection.execute(POSTPONED, feed.key | {"pause": pause})
+        else:
+            await connection.execute(FAILED, feed.key | {"error": text, "longest": LONGEST_PAUSE})
 
 
 @contextlib.asynccontextmanager

@@ -145,6 +145,9 @@ class Update:
         until = None if now is None else closed_until(timeframe, to_milliseconds(now))
         if self.feed.end is not None:
             since = self._again()
+            if until is not None and self.feed.end > until:
+                # Its clock was ahead: what it answered for then had not come to be.
+                since = min(since, max(self._last_stored(until), timeframe.earlier(until, page - 1)))
             if until is None or length(timeframe, since, until) <= CATCH_UP * page:
                 return Question(since, page)
         if until is None:
@@ -156,6 +159,11 @@ class Update:
         """From where to go on at the newest end: the last candle that was there, unless it is not wanted any more."""
         last = self.feed.timeframe.earlier(self.feed.end or 0, 1)
         return max(last, self.feed.start or last)
+
+    def _last_stored(self, until: int) -> int:
+        """When the newest candle there is opens, or would if it closed at `until`."""
+        newest = until if self.feed.newest is None else min(until, to_milliseconds(self.feed.newest))
+        return max(self.feed.timeframe.earlier(newest, 1), self.feed.start or 0)
 
     async def older(self, pages: int = 1_000_000, deadline: float = float("inf")) -> bool:
         """What is missing since collect_since, oldest first, several pages at a time; True if nothing is.
@@ -194,14 +202,21 @@ class Update:
         return missing(self.feed.covered, start, end)
 
     def _plan(self, most: int) -> list[Question]:
-        """The next pages: the oldest part that is missing, cut into pages."""
+        """The next pages: the oldest parts that are missing, cut into pages; small ones that lie close share a page."""
         timeframe, page = self.feed.timeframe, self.ways.page
-        planned: list[Question] = []
-        for start, end in self._missing():
+        planned: list[Span] = []
+        stop = 0
+        for first, end in self._missing():
+            start = max(first, stop)
+            if planned and first < stop:
+                planned[-1] = (planned[-1][0], max(planned[-1][1], min(end, stop)))
             while start < end and len(planned) < most:
-                planned.append(Question(start, min(page, length(timeframe, start, end))))
-                start = timeframe.earlier(start, -page)  # noqa: PLW2901
-        return planned
+                stop = timeframe.earlier(start, -page)
+                planned.append((start, min(end, stop)))
+                start = stop
+            if start < end:
+                break
+        return [Question(start, min(page, length(timeframe, start, end))) for start, end in planned]
 
     async def _fetch(self, question: Question) -> None:
         answer = await self._ask(question)
@@ -344,7 +359,7 @@ class Update:
         asked = self._newest.now if self._newest is not None else None
         if span >= RECHECKED_FROM and asked is not None and to_milliseconds(asked) < recheck < following:
             following = recheck
-        return max(LEAST_PAUSE, (following - moment) / 1000)
+        return max(LEAST_PAUSE, min(span, following - moment) / 1000)  # no longer, should its clock have been ahead
 
 
 def _moment(milliseconds: int | None) -> datetime | None:
