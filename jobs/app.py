@@ -37,7 +37,7 @@ VALUES (%(queue)s, %(task)s, %(priority)s, %(lock)s, %(queueing_lock)s, %(args)s
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 """
 
-EXCHANGE = "SELECT id, name, ccxt_id, replay, options FROM exchange WHERE id = %s"
+EXCHANGE = "SELECT id, name, ccxt_id, replay, options, offline FROM exchange WHERE id = %s"
 
 
 class Job(NamedTuple):
@@ -129,11 +129,16 @@ class Context:
         raise InputError(f"account {account_id}: there is none of this number")
 
     async def exchange(self, connection: Connection, exchange_id: int) -> Exchange:
-        """A connection for public data: that of an account at the exchange, else one without credentials."""
+        """A connection for public data: that of an account at the exchange, else one without credentials.
+
+        InputError for one that is offline: nobody asks it anything.
+        """
         accounts = [account for account in await load_accounts(connection) if account.exchange_id == exchange_id]
         if accounts:
             return await self._of_account(accounts[0])
         row = await fetch_one(connection, EXCHANGE, [exchange_id])
+        if row.offline:
+            raise InputError(f"exchange {row.name}: it is offline, no venue is asked")
         connect = partial(connect_public, row.ccxt_id, row.options)
         return await self._keep(f"exchange {row.id}", row, connect, exchange_id)
 

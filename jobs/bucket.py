@@ -48,7 +48,7 @@ LOOK_SECONDS = 0.2
 DEFER_DUE = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
 SELECT %(queue)s, %(task)s::text, -1, s.lock, s.lock, jsonb_build_object('exchange_id', e.id, 'slot', s.slot), NULL
-  FROM exchange e
+  FROM (SELECT id FROM exchange WHERE NOT offline) e
  CROSS JOIN LATERAL (
    SELECT count(*) FILTER (WHERE j.status = 'doing') AS doing, count(*) FILTER (WHERE j.status = 'todo') AS todo
      FROM procrastinate_jobs j

@@ -44,7 +44,7 @@ MARKETS = """
 WITH venue AS (
   SELECT e.id, e.name, e.replay, coalesce((SELECT bool_and(a.mode = 'simulator') FROM account a
                                             WHERE a.exchange_id = e.id), false) AS simulated
-    FROM exchange e)
+    FROM exchange e WHERE NOT e.offline)
 SELECT m.id, v.name || ':' || m.symbol AS name, m.symbol, m.base_id, m.quote_id, v.id AS exchange_id, v.replay,
        r.failed_at > %(now)s - interval '30 s' AS failing, v.name AS exchange, r.error
   FROM market m JOIN venue v ON v.id = m.exchange_id LEFT JOIN price_read r ON r.exchange_id = v.id

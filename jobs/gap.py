@@ -18,6 +18,7 @@ REQUESTS = 20
 _DUE = """
   FROM bucket_feed f
   JOIN market m ON m.id = f.market_id
+  JOIN exchange e ON e.id = m.exchange_id AND NOT e.offline
  WHERE f.enabled AND f.derived_from IS NULL AND f.status <> 'error' AND EXISTS (
    SELECT FROM gap g
     WHERE g.market_id = f.market_id AND g.timeframe_id = f.timeframe_id AND g.verdict IS DISTINCT FROM 'no_trades'

@@ -11,7 +11,7 @@ _DEFER = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
 SELECT %(queue)s, %(task)s::text, 0, 'markets:' || e.id, 'markets:' || e.id, jsonb_build_object('exchange_id', e.id),
        NULL
-  FROM exchange e
+  FROM (SELECT * FROM exchange WHERE NOT offline) e
 """
 _ONCE = """
  ORDER BY e.id

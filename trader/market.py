@@ -1,5 +1,6 @@
 """Markets: what an exchange trades, under which rules."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,6 +11,8 @@ from trader.exchange.protocol import MarketInfo
 
 SMALLEST, TOO_LARGE = Decimal("1e-18"), Decimal("1e20")
 """What the columns can hold."""
+NAME = re.compile(r"(?P<exchange>[^\s:]+):(?P<base>[^\s:/]+)/(?P<quote>[^\s:/]+)")
+"""That of a spot market."""
 
 # Synced by two processes at once: one after the other, in one order.
 LOCK = "UPDATE exchange SET synced_at = clock_timestamp() WHERE id = %s"
@@ -69,6 +72,19 @@ SOME = """
 SELECT string_agg(name, ', ' ORDER BY name) AS names FROM (
   SELECT e.name || ':' || m.symbol AS name FROM market m JOIN exchange e ON e.id = m.exchange_id
    WHERE m.active ORDER BY e.name <> %s, m.symbol LIMIT 5) few
+"""
+
+# One that is there stays as it is: whether it is offline is judged after this.
+ADD_EXCHANGE = """
+INSERT INTO exchange (name, ccxt_id, offline) VALUES (%s, %s, true) ON CONFLICT (name) DO NOTHING
+"""
+
+EXCHANGE = "SELECT id, offline FROM exchange WHERE name = %s"
+
+ADD_MARKET = """
+INSERT INTO market (exchange_id, symbol, base_id, quote_id)
+SELECT %(exchange)s, %(symbol)s, b.id, q.id FROM asset b, asset q WHERE b.code = %(base)s AND q.code = %(quote)s
+ON CONFLICT (exchange_id, symbol) DO NOTHING
 """
 
 
@@ -136,11 +152,40 @@ def _rule(value: Decimal | None) -> Decimal | None:
     return value if value is not None and SMALLEST <= value < TOO_LARGE else None
 
 
-async def find_market(connection: Connection, name: str) -> Market:
-    """The market called `exchange:symbol`. InputError that lists some if there is none."""
+async def find_market(connection: Connection, name: str, *, from_file: bool = False) -> Market:
+    """The market called `exchange:symbol`. InputError that lists some if there is none, and, where candles come
+    `from_file`, how to make one that needs no venue.
+    """
     exchange, _, symbol = name.partition(":")
     rows = await fetch_all(connection, FIND, [exchange, symbol])
     if not rows:
         known = (await fetch_one(connection, SOME, [exchange])).names or "none yet (tallydesk market sync)"
-        raise InputError(f"unknown market {name!r}: write exchange:symbol; there is {known}")
+        rows = await fetch_all(connection, "SELECT offline FROM exchange WHERE name = %s", [exchange])
+        is_new = from_file and NAME.fullmatch(name) and (not rows or rows[0].offline)
+        hint = f"; to make it for candles of files: tallydesk market add {name}" if is_new else ""
+        raise InputError(f"unknown market {name!r}: write exchange:symbol; there is {known}{hint}")
     return Market(*rows[0])
+
+
+async def add_market(connection: Connection, name: str) -> tuple[Market, bool]:
+    """The market `exchange:BASE/QUOTE` at an exchange that no venue stands behind, and whether it is new.
+
+    Makes the exchange and the assets that are not there. InputError for a name that is none, and at an exchange that
+    has a venue: there the sync makes the markets.
+    """
+    parts = NAME.fullmatch(name)
+    if parts is None or parts["base"] == parts["quote"]:
+        raise InputError(f"market {name!r}: write NAME:BASE/QUOTE, as in bitfinex:BTC/USD")
+    exchange, base, quote = parts["exchange"], parts["base"], parts["quote"]
+    async with connection.transaction():
+        await connection.execute(ADD_EXCHANGE, [exchange, exchange])
+        row = await fetch_one(connection, EXCHANGE, [exchange])
+        if not row.offline:
+            raise InputError(
+                f"market {name!r}: {exchange} is not offline: what it trades the venue says (tallydesk market sync "
+                f"--exchange {exchange}); for files that are not of it take another name, as in files:{base}/{quote}"
+            )
+        await connection.execute(ADD_ASSETS, {"codes": [base, quote]})
+        market = {"exchange": row.id, "symbol": f"{base}/{quote}", "base": base, "quote": quote}
+        is_new = (await connection.execute(ADD_MARKET, market)).rowcount == 1
+        return await find_market(connection, name), is_new

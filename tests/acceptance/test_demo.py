@@ -15,7 +15,7 @@ from trader.cli._demo import typed
 
 SECONDS = "30"
 """Wherever its set-up ends, both strategies want to be in within so long: the made-up candles are always the same."""
-SHOWN = ("select * from holding", "select * from performance", "select * from reconciliation")
+SHOWN = ("holding (in its unit)", "performance (in its unit)", "select * from reconciliation")
 STAGES = {"setting up": r"the schema is migrated", "trading": r"^ *\d+\.\d s \|"}
 
 
@@ -35,6 +35,7 @@ def test_it_trades_by_itself_and_leaves_every_cent_to_look_at(installation: Inst
 
     assert demo.wait() == 0, output
     assert "synthetic candles" in output
+    assert "common_" not in output  # as old as the last reading of prices: hours of the market
     for title in SHOWN:
         assert title in output
     assert "select * from invariant_violation (0 rows)" in output

@@ -237,6 +237,7 @@ async def open_live(scripted: ScriptedVenue) -> AsyncIterator[Callable[..., Any]
             "binance": {"public": f"{url}/api/v3", "private": f"{url}/api/v3"},
             "kraken": {"public": url, "private": url},
             "bybit": {"public": url, "private": url},
+            "bitstamp": {"public": url, "private": url},
         }[ccxt_id]
         live = connect(
             ccxt_id,

@@ -53,7 +53,7 @@ def series(count: int, timeframe: str = "1m", seed: int = 1, *, gaps: bool = Tru
     start = np.array([int(START.timestamp() * 1000)])
     steps = np.arange(count) + (np.cumsum(random.integers(0, 50, count) == 0) if gaps else 0)
     if length.span is None:
-        months = start.astype("datetime64[ms]").astype("datetime64[M]") + steps
+        months = start.astype("datetime64[ms]").astype("datetime64[M]") + steps - 360  # none of the future
         opens = months.astype("datetime64[ms]").astype(np.int64)
     else:
         opens = start + steps * length.span
@@ -277,3 +277,29 @@ async def test_the_gaps_of_a_year_of_minutes_are_counted_exactly(db: Connection,
     assert rows == [(hole.start, hole.end, hole.missing) for hole in found]
     assert await export_file(db, tmp_path / "x.parquet", 1, MINUTE) == 293_230
     same(read_file(tmp_path / "x.parquet", MINUTE), content.candles)
+
+
+async def test_a_candle_that_has_not_closed_is_refused_with_its_line(db: Connection, tmp_path: Path) -> None:
+    row = await fetch_one(db, "SELECT date_trunc('minute', now()) AS minute, now() AS now")
+    opens = [to_milliseconds(row.minute) + step * 60_000 for step in (-2, -1, 0, 60)]
+    path = tmp_path / "ahead.csv"
+
+    def write(count: int) -> None:
+        lines = [f"{moment},1,2,0.5,1.5,1\n" for moment in opens[:count]]
+        path.write_text("time_open_ms,open,high,low,close,volume\n" + "".join(lines))
+
+    write(4)
+    later = row.minute + timedelta(minutes=1)
+    with pytest.raises(InputError) as caught:
+        read_files([path], MINUTE, now=row.now)
+    assert str(caught.value) == (
+        f"{path}, line 4: time_open_ms {row.minute:%Y-%m-%d %H:%M} UTC is of a 1m candle that has not closed: it does "
+        f"so at {later:%Y-%m-%d %H:%M} UTC, and it is {row.now:%Y-%m-%d %H:%M} UTC; leave it out"
+    )
+    with pytest.raises(InputError, match=r"line [45]: time_open_ms .* has not closed"):
+        await import_file(db, path, 1, MINUTE)
+    with pytest.raises(InputError, match=r"ahead\.csv: its last candle closes at .* UTC: not yet"):
+        await store_content(db, read_files([path], MINUTE), 1, MINUTE)
+    assert await fetch_all(db, "SELECT FROM bucket_feed") == []
+    write(2)
+    assert (await import_file(db, path, 1, MINUTE)).counts == Counts(inserted=2)

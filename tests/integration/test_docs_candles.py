@@ -82,7 +82,7 @@ def test_the_page_does_what_it_says(database: str, place: Path) -> None:
         return run(sys.executable, "-m", "trader.cli.main", *expanded)
 
     kinds = [kind for kind, _, _ in BLOCKS]
-    assert (kinds.count("sh"), kinds.count("sql"), kinds.count("python")) == (13, 5, 1)
+    assert (kinds.count("sh"), kinds.count("sql"), kinds.count("python")) == (14, 5, 1)
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(SEED)
         for kind, code, shown in BLOCKS:
@@ -91,6 +91,6 @@ def test_the_page_does_what_it_says(database: str, place: Path) -> None:
                 continue
             said = "".join(map(shell, code.splitlines())) if kind == "sh" else run(sys.executable, "-c", code)
             assert tidy(said) == tidy(shown), code
-        assert connection.execute("SELECT count(*) FROM bucket").fetchone() == (2 * DAY + 50,)
+        assert connection.execute("SELECT count(*) FROM bucket").fetchone() == (2 * DAY + 53,)
         feeds = connection.execute("SELECT count(*) FROM bucket_feed").fetchone()
-        assert feeds == (5,)
+        assert feeds == (6,)

@@ -130,6 +130,43 @@ async def test_a_candle_from_the_future_is_not_waited_for(db: Connection) -> Non
     assert due.seconds <= timedelta(minutes=1)
 
 
+async def test_a_candle_of_the_future_hides_no_lag_and_delays_nothing(db: Connection) -> None:
+    """One that a person wrote: the venue has none of it."""
+    await db.execute(
+        """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
+           VALUES (1, 1, date_trunc('minute', now()) + interval '9 years', 1, 1, 1, 1, 1, 'imported')"""
+    )
+    venue = Venue([candle(i) for i in range(10)], now=minutes(10.5))
+    await update(db, venue)
+    feed = await fetch_one(
+        db,
+        """SELECT s.lag, s.newest > now() AS ahead, f.due_at - clock_timestamp() AS wait
+             FROM feeds s, bucket_feed f""",
+    )
+    assert feed.ahead
+    assert feed.lag > timedelta(days=365)  # its own candles are of 2024
+    assert feed.wait <= timedelta(seconds=30)  # the next one closes at the end of the minute
+    venue = Venue([candle(i) for i in range(20)], now=minutes(20.5))
+    await update(db, venue)
+    assert await stored(db) == 21
+
+
+async def test_a_feed_whose_newest_candle_is_deleted_is_due_at_once(db: Connection) -> None:
+    await db.execute(
+        """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
+           SELECT 1, 1, date_trunc('minute', now()) + years * interval '1 year', 1, 1, 1, 1, 1, 'imported'
+             FROM unnest(ARRAY[-1, 9]) years"""
+    )
+    await db.execute("UPDATE bucket_feed SET due_at = '2035-01-01Z', status = 'full'")
+    await db.execute("DELETE FROM bucket WHERE time_close < now()")  # not the newest
+    assert (await row(db)).due_at.year == 2035
+    await db.execute("DELETE FROM bucket")
+    healed = await fetch_one(db, "SELECT newest, due_at <= clock_timestamp() AS due FROM bucket_feed")
+    assert tuple(healed) == (None, True)
+    await update(db, Venue([candle(i) for i in range(10)], now=minutes(10.5)))
+    assert ((await row(db)).state, (await row(db)).newest) == ("full", minutes(10))
+
+
 async def test_replayed_candles_wait_for_a_later_one(db: Connection) -> None:
     venue = Venue([candle(i) for i in range(2100)])
     feed = await load_feed(db, 1, 1)

@@ -5,7 +5,7 @@ from trader.bucket.candles import BadCandleError, Candles, check, closed, from_l
 from trader.bucket.export import export_file
 from trader.bucket.feed import Feed, blaming, load_feed
 from trader.bucket.file import Content, Hole, holes, read_file, read_files
-from trader.bucket.import_ import Imported, import_file, preview_content, store_content
+from trader.bucket.import_ import Imported, import_file, present, preview_content, store_content
 from trader.bucket.read import read_bucket_chunks, read_buckets
 from trader.bucket.scan import scan
 from trader.bucket.timeframe import TIMEFRAMES, Timeframe, timeframe_named, timeframe_numbered
@@ -34,6 +34,7 @@ __all__ = [
     "holes",
     "import_file",
     "load_feed",
+    "present",
     "preview_content",
     "read_bucket_chunks",
     "read_buckets",

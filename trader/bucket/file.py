@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from trader.bucket.formats import VALUES, Format, Stamp, must_be
 from trader.bucket.raw import Raw, first
 from trader.bucket.stamps import milliseconds, openings
 from trader.bucket.timeframe import TIMEFRAMES, Timeframe, Times
-from trader.clock import from_milliseconds
+from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import InputError
 
 
@@ -59,16 +60,18 @@ def read_files(
     stamp: Stamp | None = None,
     kind: Format = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    now: datetime | None = None,
 ) -> Content:
     """The candles of several files, or of directories of them, in order of time; as `read_file`, all or none.
 
-    Two files may overlap where they agree. `progress` is told how many of how many files are read.
+    Two files may overlap where they agree. `progress` is told how many of how many files are read. A candle
+    that closes after `now`, if that is given, is wrong: only what has closed is a candle.
     """
     todo = [file for path in paths for file in _expand(path)]
     files: list[File] = []
     for done, path in enumerate(todo):
         progress(done, len(todo))
-        files += [_read(raw, timeframe, stamp, kind) for raw in read_contents(path)]
+        files += [_read(raw, timeframe, stamp, kind, now) for raw in read_contents(path)]
     progress(len(todo), len(todo))
     files.sort(key=lambda file: int(file.candles.time_open[0]))
     candles = _joined(files, timeframe)
@@ -99,7 +102,7 @@ def _expand(path: Path) -> list[Path]:
     return found
 
 
-def _read(raw: Raw, timeframe: Timeframe, stamp: Stamp | None, kind: Format) -> File:
+def _read(raw: Raw, timeframe: Timeframe, stamp: Stamp | None, kind: Format, now: datetime | None) -> File:
     must_be(raw.layout, kind, raw.where)
     stamps, unit = milliseconds(raw)
     meaning = stamp or raw.layout.stamp
@@ -112,6 +115,7 @@ def _read(raw: Raw, timeframe: Timeframe, stamp: Stamp | None, kind: Format) -> 
         raise raw.bad(error.index, names[error.field], error.problem) from None
     _check_overlap(raw, candles, timeframe)
     _check_length(raw, candles, timeframe)
+    _check_closed(raw, candles, timeframe, now)
     known = raw.layout.format or f"columns {','.join(raw.layout.names)}"
     return File(raw.where, candles, f"{raw.container}, {known}, times {unit} at the {meaning}")
 
@@ -136,6 +140,18 @@ def _check_length(raw: Raw, candles: Candles, timeframe: Timeframe) -> None:
         index = int(np.argmin(right))
         problem = f"{raw.closes[index]:.17g} is not the end of a {timeframe.name} candle; is the timeframe right?"
         raise raw.bad(index, "close_time", problem)
+
+
+def _check_closed(raw: Raw, candles: Candles, timeframe: Timeframe, now: datetime | None) -> None:
+    """One of the future would be the newest of its feed, which then waits for what comes after it."""
+    closes = timeframe.closes(candles.time_open)
+    if now is not None and (index := first(closes > to_milliseconds(now))) is not None:
+        opens, end = (from_milliseconds(int(moment)) for moment in (candles.time_open[index], closes[index]))
+        problem = (
+            f"{opens:%Y-%m-%d %H:%M} UTC is of a {timeframe.name} candle that has not closed: it does so at "
+            f"{end:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M} UTC; leave it out"
+        )
+        raise raw.bad(index, raw.layout.time, problem)
 
 
 def _joined(files: list[File], timeframe: Timeframe) -> Candles:

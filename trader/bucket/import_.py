@@ -15,7 +15,7 @@ from trader.bucket.scan import scan
 from trader.bucket.timeframe import HOUR, Timeframe
 from trader.bucket.write import ROWS, Counts, find_difference, write_buckets
 from trader.clock import from_milliseconds, to_milliseconds
-from trader.db import Connection
+from trader.db import Connection, fetch_one
 from trader.errors import InputError
 
 # Of a feed that is off, a file says all of its time: its holes are gaps, which the repair asks the venue about. A feed
@@ -46,6 +46,12 @@ class Imported:
     """The first candle that is stored with other numbers, in words; only where nothing was written."""
 
 
+async def present(connection: Connection) -> datetime:
+    """What time it is for the whole desk: what closes later is no candle yet."""
+    moment: datetime = (await fetch_one(connection, "SELECT clock_timestamp() AS now")).now
+    return moment
+
+
 async def import_file(
     connection: Connection,
     path: Path,
@@ -57,7 +63,7 @@ async def import_file(
     replace: bool = False,
 ) -> Imported:
     """Store the candles of a file: `read_files` and `store_content` in one."""
-    content = read_files([path], timeframe, stamp)
+    content = read_files([path], timeframe, stamp, now=await present(connection))
     return await store_content(connection, content, market_id, timeframe, progress, replace=replace)
 
 
@@ -76,10 +82,12 @@ async def store_content(
     Makes the feed's row if there is none, switched off. `progress` is told how many of how many are stored. With
     `no_trades` the gaps between the hour of the first candle and that of the last, if nobody has judged them yet, are
     declared to be times in which nobody traded. Raises InputError for a candle that is stored with other numbers,
-    unless it is to `replace` it.
+    unless it is to `replace` it, and for one that has not closed.
     """
     candles = content.candles
     first, last = _range(content, timeframe)
+    if last > await present(connection):
+        raise InputError(f"{content.files[-1].where}: its last candle closes at {last:%Y-%m-%d %H:%M} UTC: not yet")
     total = Counts()
     async with connection.transaction():
         for start in range(0, len(candles), ROWS):

@@ -351,7 +351,9 @@ class Update:
         late = min(60.0, span / 20_000)
         if newest is None:
             return max(5.0, late)
-        close, moment = to_milliseconds(newest), to_milliseconds(now)
+        moment = to_milliseconds(now)
+        # One of the future, which somebody wrote, says nothing of when the next one closes.
+        close = min(to_milliseconds(newest), closed_until(timeframe, moment))
         following = timeframe.earlier(close, -1)
         if following <= moment:
             return max(1.0, late)

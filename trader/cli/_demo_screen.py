@@ -25,6 +25,15 @@ SELECT p.strategy, round(p.equity, 2), round(p.profit, 2), round(p.fees, 2), p.r
        CASE WHEN s.signal IS NULL THEN 'waits' WHEN s.signal > 0 THEN 'long' ELSE 'flat' END
   FROM performance p JOIN strategy s ON s.name = p.strategy ORDER BY 1
 """
+# The columns in the unit of the desk are left out: their rates are as old as the last reading of prices, and here hours
+# of the market pass in a second.
+HOLDING: LiteralString = """
+SELECT strategy, account, asset, total, held, average_cost, price, value, unit FROM holding ORDER BY strategy, asset
+"""
+PERFORMANCE: LiteralString = """
+SELECT strategy, unit, deposits, withdrawals, equity, profit, realised, unrealised, fees, return_percent,
+       max_drawdown_percent, trades, win_percent, unpriced FROM performance ORDER BY strategy
+"""
 LAST_FILLS: LiteralString = """
 SELECT f.booked_at::time(0), s.name, f.side::text, trim_scale(f.quantity), round(f.price, 2),
        trim_scale(f.fee) || ' ' || a.code
@@ -99,9 +108,9 @@ def watch_progress(console: Console, progress: Progress, check: Callable[[], Non
 def final_report(console: Console, connection: "psycopg.Connection[Any]", plan: "Plan") -> list[str]:
     """Print where everything ended up; what is not as it must be."""
     console.print()
-    show(console, connection, "select * from holding", "SELECT * FROM holding ORDER BY strategy, asset")
+    show(console, connection, "holding (in its unit)", HOLDING)
     console.print()
-    show(console, connection, "select * from performance", "SELECT * FROM performance ORDER BY strategy", expanded=True)
+    show(console, connection, "performance (in its unit)", PERFORMANCE, expanded=True)
     console.print()
     show(console, connection, "select * from reconciliation", "SELECT * FROM reconciliation ORDER BY asset")
     console.print()

@@ -114,14 +114,15 @@ class _Import:
 
 
 async def _import(todo: _Import) -> None:
-    from trader.bucket import preview_content, read_files, store_content, timeframe_named
+    from trader.bucket import present, preview_content, read_files, store_content, timeframe_named
     from trader.market import find_market
 
     length, name = timeframe_named(todo.timeframe), f"{todo.market} {todo.timeframe}"
     async with session() as (_, connection):
-        found = await find_market(connection, todo.market)
+        found = await find_market(connection, todo.market, from_file=True)
         with _bar() as bar:
-            content = read_files(todo.files, length, todo.stamp, todo.kind, bar("files read"))
+            now = await present(connection)
+            content = read_files(todo.files, length, todo.stamp, todo.kind, bar("files read"), now)
             if todo.dry_run:
                 result = await preview_content(connection, content, found.id, length, bar("candles compared"))
             else:

@@ -21,8 +21,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 MANY = 50
 """More feeds than that are not added without a question."""
 
+OFFLINE = "it is offline, no venue is asked: its candles come from files (tallydesk bucket import)"
+
 MARKETS = """
-SELECT m.id, m.symbol, m.active FROM market m JOIN exchange e ON e.id = m.exchange_id
+SELECT m.id, m.symbol, m.active, e.offline FROM market m JOIN exchange e ON e.id = m.exchange_id
  WHERE e.name = %s ORDER BY m.symbol
 """
 
@@ -42,7 +44,7 @@ SELECT f.market, f.timeframe, f.enabled, f.status, f.collect_since, f.oldest, f.
 """
 
 FEEDS = """
-SELECT f.market_id, f.timeframe_id, m.symbol, t.name AS timeframe
+SELECT f.market_id, f.timeframe_id, m.symbol, t.name AS timeframe, e.offline AND f.derived_from IS NULL AS offline
   FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN timeframe t ON t.id = f.timeframe_id
   JOIN exchange e ON e.id = m.exchange_id WHERE e.name = %s ORDER BY m.symbol, t.id
 """
@@ -123,6 +125,8 @@ async def _markets(connection: "Connection", exchange: str, patterns: str) -> di
     rows = await fetch_all(connection, MARKETS, [exchange])
     if not rows:
         raise InputError(await _no_such_exchange(connection, exchange))
+    if rows[0].offline:
+        raise InputError(f"exchange {exchange}: {OFFLINE}")
     found: dict[str, int] = {}
     for pattern in map(str.strip, patterns.split(",")):
         meant = [row for row in rows if fnmatchcase(row.symbol, pattern)]
@@ -216,6 +220,8 @@ async def _switch(exchange: str, markets: str, timeframes: str, *, on: bool) -> 
         if not meant:
             some = ", ".join(f"{row.symbol} {row.timeframe}" for row in rows[:5])
             raise InputError(f"{exchange}: no feed is {markets} {timeframes}".rstrip() + f"; there is {some}")
+        if on and any(row.offline for row in meant):
+            raise InputError(f"exchange {exchange}: {OFFLINE}")
         keys = {"markets": [row.market_id for row in meant], "timeframes": [row.timeframe_id for row in meant]}
         changed = (await connection.execute(SWITCH, keys | {"on": on})).rowcount
     done, already = ("resumed", "were on already") if on else ("paused", "were paused already")

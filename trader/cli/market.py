@@ -10,6 +10,8 @@ from trader.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
+ALL = "SELECT id, name, ccxt_id, options, offline FROM exchange ORDER BY name"
+
 
 @app.callback()
 def market() -> None:
@@ -34,9 +36,11 @@ async def _sync(wanted: str | None) -> None:
     from trader.db import fetch_all
 
     async with session() as opened:
-        rows = await fetch_all(opened.connection, "SELECT id, name, ccxt_id, options FROM exchange ORDER BY name")
-        names = ", ".join(row.name for row in rows) or "none yet (tallydesk account add)"
-        chosen = [row for row in rows if wanted in (None, row.name)]
+        rows = await fetch_all(opened.connection, ALL)
+        names = ", ".join(row.name for row in rows if not row.offline) or "none yet (tallydesk account add)"
+        if any(row.offline and row.name == wanted for row in rows):
+            raise InputError(f"--exchange is {wanted!r}: it is offline, no venue is asked; there is {names}")
+        chosen = [row for row in rows if wanted in (None, row.name) and not row.offline]
         if not chosen:
             raise InputError(f"--exchange is {wanted!r}: there is {names}")
         for row in chosen:
@@ -52,3 +56,23 @@ async def _sync_one(opened: Session, exchange_id: int, name: str, ccxt_id: str, 
     async with asking(opened, client, exchange_id, accounts[0].id if accounts else None):
         synced = await sync_markets(opened.connection, exchange_id, await client.markets())
     print(f"{name}: {synced.added} markets added, {synced.changed} changed, {synced.vanished} no longer listed")
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="exchange:BASE/QUOTE, as in bitfinex:BTC/USD; made if it is not there.")],
+) -> None:
+    """Make a market for candles of files: its exchange is offline, no venue is asked anything, no account is needed.
+
+    Example: tallydesk market add bitfinex:BTC/USD
+    """
+    asyncio.run(_add(name))
+
+
+async def _add(name: str) -> None:
+    from trader.market import add_market
+
+    async with session() as opened:
+        market, is_new = await add_market(opened.connection, name)
+    what = "added" if is_new else "was there already"
+    print(f"{market.name}: {what}; {market.exchange_name} is offline, its candles come from files")

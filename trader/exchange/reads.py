@@ -3,7 +3,8 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from trader.clock import from_milliseconds, to_milliseconds
@@ -42,7 +43,24 @@ class PublicReads(ABC):
         return [info for info in found if info is not None]
 
     async def time(self) -> datetime:
-        return convert.moment(await self._call("read", self._client.fetch_time), "time")
+        if self._client.has.get("fetchTime"):
+            return convert.moment(await self._call("read", self._client.fetch_time), "time")
+        return await self._dated()
+
+    async def _dated(self) -> datetime:
+        """The clock of a venue that has no call for it: the date of an answer, in whole seconds, so never ahead."""
+        await self._ready()
+        call, symbol = Call(), next((name for name, row in self._client.markets.items() if row.get("active")), None)
+        if symbol is None:
+            raise Unknown("the venue's clock: it has no call for it, and no active market to ask for a ticker of")
+        await self._list("ticker", lambda: self._client.fetch_ticker(symbol), call)
+        stated = next((value for name, value in call.headers.items() if name.lower() == "date"), None)
+        try:
+            if stated is None:
+                raise Unknown("the venue's clock: it has no call for it, and its answers have no Date")
+            return parsedate_to_datetime(stated).astimezone(UTC)
+        except (ValueError, OverflowError):
+            raise Unknown(f"the venue's clock: the Date of its answer is {stated!r}") from None
 
     @property
     def candle_ways(self) -> CandleWays:
