@@ -1,0 +1,1 @@
+ALTER TABLE bucket DROP CONSTRAINT time_close_is_where_a_candle_of_the_timeframe_closes;
