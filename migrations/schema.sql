@@ -4595,3 +4595,5 @@ DO $$ BEGIN
 EXCEPTION WHEN check_violation THEN
   RAISE WARNING 'there are candles whose time_close is where none of their timeframe closes: they stay, and are not derived from';
 END $$;
+
+COMMENT ON COLUMN bucket_feed.keep IS 'How long candles are kept: older ones are deleted within a minute, and not fetched. NULL: for ever.';
