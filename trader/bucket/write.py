@@ -50,7 +50,8 @@ COPY bucket (id, market_id, timeframe_id, time_close, open, high, low, close, vo
 FROM STDIN (FORMAT binary)
 """
 
-# What is there already and the same is left out by the join, which costs neither a lock nor a dead row.
+# What is there already and the same is left out by the join, which costs neither a lock nor a dead row. A file does not
+# say whether a candle is partial: the same numbers leave it as it is, and derived from what it was derived from.
 WRITE = """
 WITH written AS (
   INSERT INTO bucket AS b (id, market_id, timeframe_id, time_close, open, high, low, close, volume, source, partial)
@@ -62,14 +63,15 @@ WITH written AS (
                 WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s
                   AND time_close BETWEEN %(first)s::timestamptz AND %(last)s::timestamptz) o
       ON o.time_close = n.time_close
-   WHERE (o.open, o.high, o.low, o.close, o.volume, o.partial)
-     IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume, n.partial)
+   WHERE (o.open, o.high, o.low, o.close, o.volume) IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume)
+      OR (o.partial <> n.partial AND %(source)s <> 'imported')
    ORDER BY n.time_close
   ON CONFLICT (market_id, timeframe_id, time_close) DO UPDATE SET open = EXCLUDED.open, high = EXCLUDED.high,
     low = EXCLUDED.low, close = EXCLUDED.close, volume = EXCLUDED.volume, source = EXCLUDED.source,
     partial = EXCLUDED.partial
-   WHERE (b.open, b.high, b.low, b.close, b.volume, b.partial) IS DISTINCT FROM
-     (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, EXCLUDED.partial)
+   WHERE (b.open, b.high, b.low, b.close, b.volume) IS DISTINCT FROM
+     (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume)
+      OR (b.partial <> EXCLUDED.partial AND %(source)s <> 'imported')
   RETURNING (xmax = 0) AS is_new
 )
 SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE NOT is_new) AS changed FROM written
