@@ -65,6 +65,7 @@ class Bench:
     def __init__(self, url: str, venue: Venue, home: str, workers: int) -> None:
         self.url = url
         self.home = home
+        self.venue = venue
         self.sql = psycopg.connect(url, autocommit=True)
         self.sql.execute(EXCHANGE, [json.dumps(venue.options())])
         self.sql.execute(STORED)
@@ -85,7 +86,7 @@ class Bench:
         self.sql.close()
 
     def value(self, statement: str, *parameters: Any) -> Any:
-        row = self.sql.execute(statement, parameters or None).fetchone()  # type: ignore[arg-type]
+        row = self.sql.execute(statement, parameters or None).fetchone()
         assert row is not None
         return row[0]
 
@@ -103,8 +104,15 @@ class Bench:
     def cpu(self) -> dict[str, float]:
         """Seconds on a CPU so far, by who it is."""
         scheduler, *workers = (process.pid for process in self.processes)
-        groups = {"scheduler": [scheduler], "workers": workers, "PostgreSQL": self.backends()}
+        groups = {
+            "scheduler": [scheduler], "workers": workers, "PostgreSQL": self.backends(), "the venue": [self.venue.pid],
+        }  # fmt: skip
         return {name: sum(map(cpu_seconds, pids)) for name, pids in groups.items()}
+
+    def ran_and_stood(self) -> tuple[float, float]:
+        """Seconds that workers ran so far, and that they could have and had no core: in the thread they work in."""
+        counts = [Path(f"/proc/{process.pid}/schedstat").read_text().split() for process in self.processes[1:]]
+        return sum(int(one[0]) for one in counts) / 1e9, sum(int(one[1]) for one in counts) / 1e9
 
 
 def cpu_seconds(pid: int) -> float:
@@ -150,13 +158,13 @@ def fresh(bench: Bench, minutes: float) -> None:
     took = time.monotonic() - began
     print(f"{feeds:,} feeds, {rows:,} candles fetched in {took:.0f} s ({rows / took:,.0f} a second)", flush=True)
 
-    first, started, cpu = datetime.now(UTC), time.monotonic(), bench.cpu()
+    first, started, cpu, before = datetime.now(UTC), time.monotonic(), bench.cpu(), bench.ran_and_stood()
     most = 0
     while time.monotonic() < started + minutes * 60:
         most = max(most, bench.value("SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"))
         time.sleep(0.5)
     last = datetime.now(UTC)
-    elapsed, used = time.monotonic() - started, bench.cpu()
+    elapsed, used, after = time.monotonic() - started, bench.cpu(), bench.ran_and_stood()
     # Those that closed right at the end are still on their way.
     bench.wait_for(
         "SELECT bool_and(newest > %s - t.span) FROM bucket_feed JOIN timeframe t ON t.id = timeframe_id", last
@@ -166,6 +174,11 @@ def fresh(bench: Bench, minutes: float) -> None:
     print(f"{len(late):,} candles closed in {elapsed:.0f} s; late: {figures}, at most {max(late):.2f} s")
     shares = ", ".join(f"{name} {100 * (used[name] - cpu[name]) / elapsed:.0f} %" for name in cpu)
     print(f"of one core: {shares}; at most {most} jobs in the queue")
+    each = ", ".join(f"{name} {1000 * (used[name] - cpu[name]) / len(late):.1f}" for name in cpu)
+    ran, stood = (end - begin for begin, end in zip(before, after, strict=True))
+    print(
+        f"ms of CPU a candle: {each}; for each second that a worker ran it stood {stood / ran:.1f} s in line for a core"
+    )
     print(f"errors: {bench.value('SELECT count(*) FROM bucket_feed WHERE last_error IS NOT NULL')}")
 
 

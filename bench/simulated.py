@@ -24,8 +24,9 @@ CREDENTIALS = {"BENCH_API_KEY": KEY, "BENCH_SECRET": SECRET}
 class Venue:
     """A running simulator."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pid: int = 0) -> None:
         self.url = url
+        self.pid = pid
 
     def options(self) -> dict[str, Any]:
         """ccxt's constructor config for it, without credentials."""
@@ -60,7 +61,7 @@ def simulator(*arguments: str) -> Iterator[Venue]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)
         try:
-            venue = Venue(_ready(process))
+            venue = Venue(_ready(process), process.pid)
             venue.admin("POST", "price", {"price": "50000"})
             yield venue
         finally:

@@ -96,10 +96,10 @@ async def serve(job: JobContext, exchange_id: int, slot: int) -> None:
     """Serve feeds of one exchange for a slice of time. Fails with the first error of a feed, after all the others."""
     context = context_of(job)
     failure = await Server(context, exchange_id).run()
+    async with context.pool.connection() as connection:  # of those that failed, the last one is enough to look at
+        await connection.execute(FORGET, [TASK, f"feeds:{exchange_id}:{slot}"])
     if failure is not None:
         raise failure
-    async with context.pool.connection() as connection:
-        await connection.execute(FORGET, [TASK, f"feeds:{exchange_id}:{slot}"])
 
 
 @dataclass

@@ -22,7 +22,7 @@ _DUE = """
   JOIN market m ON m.id = d.market_id
   JOIN timeframe t ON t.id = d.timeframe_id
   JOIN bucket_feed f ON f.market_id = d.market_id AND f.timeframe_id = d.derived_from
- WHERE d.derived_from IS NOT NULL AND d.enabled AND NOT isempty(d.outdated)
+ WHERE d.derived_from IS NOT NULL AND d.enabled AND NOT isempty(d.outdated) AND f.newest IS NOT NULL
    AND coalesce(lower(d.outdated), '-infinity') < candle_start(greatest(f.newest, upper(f.quiet)), t.span)
    AND (d.status <> 'error' OR d.updated_at < clock_timestamp() - interval '15 s')
 """

@@ -6,7 +6,7 @@ import psycopg
 from procrastinate import App, JobContext
 
 from jobs import conversion
-from jobs.app import Job, context_of
+from jobs.app import QUEUE, Job, context_of
 from jobs.equity import THIN
 from trader.db import Connection, fetch_all, first_line
 
@@ -18,6 +18,7 @@ KEEP_HOURS = 24
 
 RESCUE = "queue.rescue"
 PRUNE = "queue.prune"
+FORGET_TASK = "bucket.forget"
 RESCUE_JOB = Job(RESCUE, queueing_lock=RESCUE)
 PRUNE_JOB = Job(PRUNE, queueing_lock=PRUNE, lock=PRUNE)
 
@@ -34,12 +35,25 @@ AGAIN = "SELECT procrastinate_retry_job_v1(%(id)s, clock_timestamp(), NULL, NULL
 DROP = "DELETE FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing'"
 
 # What a feed does not keep any more, as far as one statement goes. On a replay its newest candle tells the time.
-NOT_KEPT = """
-SELECT f.market_id, f.timeframe_id,
-       CASE WHEN e.replay THEN f.newest ELSE statement_timestamp() END - f.keep AS kept_from
-  FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
- WHERE f.keep IS NOT NULL AND f.newest IS NOT NULL ORDER BY 1, 2
+_NOT_KEPT = """
+  FROM bucket_feed f JOIN exchange e ON e.id = f.exchange_id
+ CROSS JOIN LATERAL (SELECT CASE WHEN e.replay THEN f.newest ELSE statement_timestamp() END - f.keep AS kept_from) k
+ WHERE f.keep IS NOT NULL AND f.newest IS NOT NULL
+   AND (SELECT b.time_close FROM bucket b WHERE b.market_id = f.market_id AND b.timeframe_id = f.timeframe_id
+         ORDER BY b.time_close LIMIT 1) <= k.kept_from
 """
+NOT_KEPT = "SELECT f.market_id, f.timeframe_id, k.kept_from" + _NOT_KEPT + " ORDER BY 1, 2"
+DEFER_FORGET = (
+    """
+INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
+SELECT %(queue)s, %(task)s::text, 0, %(task)s, %(task)s, '{}', NULL WHERE EXISTS (SELECT"""
+    + _NOT_KEPT
+    + """)
+ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
+"""
+)
+FORGET_DUE = {"queue": QUEUE, "task": FORGET_TASK}
+FORGET_SECONDS = 60.0
 FORGET = """
 DELETE FROM bucket WHERE (market_id, timeframe_id) = (%(market_id)s, %(timeframe_id)s) AND time_close IN (
   SELECT time_close FROM bucket WHERE (market_id, timeframe_id) = (%(market_id)s, %(timeframe_id)s)
@@ -76,13 +90,18 @@ async def rescue_stalled(connection: Connection, dead_after: float = DEAD_AFTER_
 
 
 async def prune(job: JobContext) -> None:
-    """Delete finished jobs that nobody needs any more and candles that feeds do not keep; thin out equity points."""
+    """Delete finished jobs that nobody needs any more; thin out equity points."""
     await job.app.job_manager.delete_old_jobs(
         KEEP_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
     )
     async with context_of(job).pool.connection() as connection:
         await connection.execute(THIN)
         await connection.execute(conversion.THIN)
+
+
+async def forget(job: JobContext) -> None:
+    """Delete the candles that feeds do not keep."""
+    async with context_of(job).pool.connection() as connection:
         await forget_candles(connection)
 
 
@@ -100,3 +119,4 @@ def register(app: App) -> None:
     """Add the tasks of this module."""
     app.task(name=RESCUE, pass_context=True)(rescue)
     app.task(name=PRUNE, pass_context=True)(prune)
+    app.task(name=FORGET_TASK, pass_context=True)(forget)

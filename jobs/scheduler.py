@@ -57,6 +57,7 @@ def ticks(settings: Settings) -> list[Tick]:
         _one("rates", conversion.SECONDS, conversion.RATES_JOB),
         _one("equity", 3.0, equity.SAMPLE_JOB),
         _one("rescue", 15.0, maintenance.RESCUE_JOB),
+        Tick("candles not kept", maintenance.FORGET_SECONDS, maintenance.DEFER_FORGET, maintenance.FORGET_DUE),
         _one("prune", 3600.0, maintenance.PRUNE_JOB),
     ]
 

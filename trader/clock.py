@@ -3,6 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
 
 class Clock(Protocol):
     """A source of wall time. Tests pass their own."""
@@ -20,11 +23,11 @@ class SystemClock:
 
 def from_milliseconds(value: int) -> datetime:
     """The moment `value` milliseconds after the Unix epoch, exact, in UTC."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=value)
+    return _EPOCH + timedelta(milliseconds=value)
 
 
 def to_milliseconds(moment: datetime) -> int:
     """Whole milliseconds since the Unix epoch; `moment` must be aware (ValueError if naive)."""
     if moment.tzinfo is None:
         raise ValueError(f"a time zone is needed: {moment!r}")
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return (moment - _EPOCH) // _MILLISECOND

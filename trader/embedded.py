@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -95,15 +95,18 @@ class EmbeddedServer:
         self._patience = patience
         self._outside = outside
 
-    def ensure(self, database: str = DATABASE) -> str:
+    def ensure(self, database: str = DATABASE, unless: Callable[[], bool] = lambda: False) -> str:
         """Make sure that the server runs and has `database`; return the URL to connect with.
 
-        ConfigError: the home cannot be used (path too long, other owner, other major version, no programs).
-        DatabaseError: the server does not start; the message names its log.
+        Nothing is started any more if `unless`, asked when the lock is held (somebody may have stopped the server while
+        we waited for it). ConfigError: the home cannot be used (path too long, other owner, other major version, no
+        programs). DatabaseError: the server does not start; the message names its log.
         """
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", database):
             raise ConfigError(f"database name {database!r}: lower-case letters, digits and _ are allowed")
         with self._locked():
+            if unless():
+                return self.url(database)
             if not (self.data / "PG_VERSION").exists():
                 self._make_cluster()
             self._check_major()

@@ -36,7 +36,8 @@ COMMENT ON FUNCTION bucket_outdate IS 'Have everything that is derived from this
 
 -- Where nothing is derived and nothing declared, one look at two small indexes is all that a write pays for.
 CREATE INDEX bucket_feed_quiet ON bucket_feed (market_id, timeframe_id) WHERE quiet <> '{}';
-CREATE FUNCTION bucket_outdates() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC' AS $$
+CREATE FUNCTION bucket_outdates() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC'
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$  -- where nothing was counted yet, the look would read all feeds
 DECLARE
   changed CONSTANT text[] := CASE TG_OP WHEN 'INSERT' THEN '{fresh}' WHEN 'DELETE' THEN '{stale}' ELSE '{fresh,stale}' END;
   name text;

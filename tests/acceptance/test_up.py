@@ -69,6 +69,32 @@ def test_stop_ends_the_desk_and_the_up_that_runs_it(installation: Installation) 
     assert installation.running() == []
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("how", ["stop", "signal"])
+def test_an_up_that_is_late_does_not_start_postgresql_again(installation: Installation, how: str) -> None:
+    """It is held while the desk is stopped: `stop` waits for it, and what `db stop` ended stays down."""
+    up = installation.start("up", TALLYDESK_ROLES="scheduler trader")
+    wait_until(lambda: set(installation.run("doctor").stdout.splitlines()) >= ALIVE, 60, lambda: "not alive")
+    os.kill(up.pid, signal.SIGSTOP)
+    if how == "stop":
+        stop = installation.start("stop")
+        wait_until(lambda: installation.roles("run") == [])
+        assert stop.poll() is None, "up is there still"
+        os.kill(up.pid, signal.SIGCONT)
+        assert "all stopped" in "".join(lines_of(stop))
+        assert stop.wait() == 0
+        installation.do("db", "stop")
+    else:
+        installation.do("db", "stop")
+        os.kill(up.pid, signal.SIGTERM)
+        os.kill(up.pid, signal.SIGCONT)
+    output = "".join(lines_of(up))
+    assert up.wait() == 0, output
+    assert "again" not in output
+    assert installation.running() == []
+    assert not installation.server().running
+
+
 @pytest.mark.timeout(60)
 def test_ctrl_c_ends_up_in_order_too(installation: Installation) -> None:
     up = installation.start("up", TALLYDESK_ROLES="scheduler")

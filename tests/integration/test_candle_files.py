@@ -24,7 +24,8 @@ from trader.bucket import (
     timeframe_named,
     write_buckets,
 )
-from trader.bucket.derived_feed import add_derived, derive_all
+from trader.bucket.derived_feed import add_derived, derive_all, left_out
+from trader.bucket.gap import declare_gaps
 from trader.clock import to_milliseconds
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one
 from trader.errors import InputError
@@ -243,6 +244,7 @@ async def test_the_gaps_of_a_file_may_be_declared_and_those_of_others_stay(db: C
     assert (await derive_all(db, 1, hour, MINUTE, steps.append)).inserted == 47  # all but that of the gap unjudged
     assert steps[-1] == 47
     assert (await derive_all(db, 1, hour, MINUTE)) == Counts()
+    assert await left_out(db, 1, hour, MINUTE) == (1, 1)
     rows = await fetch_all(db, "SELECT time_close FROM bucket WHERE partial ORDER BY 1")
     assert [row.time_close for row in rows] == [START + timedelta(hours=25)]
     await add_derived(db, 1, hour, MINUTE)
@@ -262,6 +264,21 @@ async def test_what_cannot_be_derived_is_said(db: Connection) -> None:
     await add_derived(db, 1, timeframe_named("5m"), MINUTE)
     row = await fetch_one(db, "SELECT enabled, derived_from FROM bucket_feed WHERE timeframe_id = 5")
     assert (row.enabled, row.derived_from) == (True, 1)
+
+
+async def test_weekends_leave_weeks_out_until_somebody_says_that_nobody_trades_then(db: Connection) -> None:
+    day, week, month = (timeframe_named(name) for name in ("1d", "1w", "1M"))
+    opens = to_milliseconds(START) + np.array([i for i in range(100) if i % 7 < 5]) * (day.span or 0)  # from a Monday
+    ones = np.ones(len(opens))
+    await write_buckets(db, 1, day, Candles(opens, ones, ones, ones, ones, ones), "imported")
+    await db.execute("SET timezone = 'America/New_York'")
+    for larger, made, left in ((week, 0, 14), (month, 0, 4)):
+        await add_derived(db, 1, larger, day)
+        assert (await derive_all(db, 1, larger, day)).inserted == made
+        assert await left_out(db, 1, larger, day) == (left, 14)
+    await declare_gaps(db, 1, day, "no_trades")
+    assert (await derive_all(db, 1, week, day)).inserted == 14
+    assert await left_out(db, 1, week, day) == (0, 0)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from jobs import derive
 from tests.plugins._venue import START
 from trader.bucket import import_file, load_feed, timeframe_named, timeframe_numbered
 from trader.bucket.derived import derive_feed
@@ -261,3 +262,45 @@ async def test_what_does_not_fit_is_refused(db: Connection) -> None:
             await db.execute(FEED, [timeframe, START, source])
     with pytest.raises(InputError, match="there are no 1m candles"):
         await declare_gaps(db, 1, timeframe_named("1m"), "no_trades")
+
+
+async def test_nothing_is_due_of_what_has_no_smaller_candles_any_more(db: Connection) -> None:
+    await put(db, list(range(60)))
+    await db.execute(FEED, [60, START, 1])
+    await declare_gaps(db, 1, timeframe_named("1m"), "no_trades", until=START + timedelta(hours=5))
+    await follow(db)
+    await take(db, list(range(60)))
+    assert (await db.execute(derive.DEFER_DUE, derive.DUE)).rowcount == 0
+    await put(db, [299])
+    assert (await db.execute(derive.DEFER_DUE, derive.DUE)).rowcount == 1
+
+
+async def test_a_derived_series_ends_where_its_source_does(db: Connection) -> None:
+    """The source is old and off: nothing newer can come, and nothing is missing that it could have made."""
+    await db.execute(FEED, [60, START, 1])
+    await db.execute(FEED, [1440, None, 1])
+    await put(db, list(range(30, 300)))
+    await follow(db)
+    assert await fetch_all(db, "SELECT * FROM bucket_gap") == []
+    feeds = "SELECT status, lag, progress FROM feeds WHERE timeframe = %s"
+    assert tuple(await fetch_one(db, feeds, ["1h"])) == ("full", timedelta(0), 100)
+    assert (await fetch_one(db, feeds, ["1d"])).lag == timedelta(0)
+    await put(db, list(range(300, 362)))
+    assert (await fetch_one(db, feeds, ["1h"])).lag == timedelta(hours=1), "it is behind its source"
+    (gap,) = await fetch_all(db, "SELECT gap_from, missing, kind::text FROM bucket_gap")
+    assert gap == (START + timedelta(hours=5), 1, "not_fetched")
+
+
+async def test_an_empty_derived_series_lacks_what_its_source_lacks(db: Connection) -> None:
+    await put(db, [minute for minute in range(3000) if minute % 60 != 30])
+    await db.execute(FEED, [1440, START, 1])
+    await follow(db)
+    gaps = "SELECT gap_from, missing, kind::text FROM bucket_gap WHERE timeframe = '1d'"
+    assert await fetch_all(db, gaps) == [(START, 2, "not_fetched")]
+    await db.execute(
+        "UPDATE bucket_feed SET covered = tstzmultirange(tstzrange(%s, newest)) WHERE timeframe_id = 1", [START]
+    )
+    assert await fetch_all(db, gaps) == [(START, 2, "outage")]
+    await declare_gaps(db, 1, timeframe_named("1m"), "no_trades")
+    await follow(db)
+    assert await fetch_all(db, gaps) == []

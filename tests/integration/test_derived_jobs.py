@@ -26,6 +26,7 @@ PUT = """
 INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
 SELECT 1, %s, c, 1, 1, 1, 1, 1, 'fetched' FROM unnest(%s::timestamptz[]) c
 """
+ALIGNED = "time_close_is_where_a_candle_of_the_timeframe_closes"
 FEED = "INSERT INTO bucket_feed (market_id, timeframe_id, collect_since, derived_from) VALUES (1, %s, %s, %s)"
 
 
@@ -77,6 +78,20 @@ async def test_candles_off_the_grid_are_the_fault_of_one_feed(db: Connection) ->
     assert rows[1].status == "error"
     assert "a 1d candle opens at 2024-01-01 16:00:00 UTC" in rows[1].last_error
     assert (await fetch_one(db, "SELECT count(*) AS found FROM bucket WHERE timeframe_id = 10080")).found == 0
+
+
+async def test_one_candle_off_the_grid_costs_one_hour(db: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    """It is from before such were refused: psql had taken it, in the place of one that was missing."""
+    await put(db, 1, range(90))
+    await put(db, 1, range(91, 240))
+    await db.execute(f"ALTER TABLE bucket DROP CONSTRAINT {ALIGNED}")
+    await db.execute(PUT, [1, [START + timedelta(minutes=90, seconds=30)]])
+    await db.execute(FEED, [60, START, 1])
+    assert await derive(db, 1) == 1
+    hours = await fetch_all(db, "SELECT time_close FROM bucket WHERE timeframe_id = 60 ORDER BY 1")
+    assert [(row.time_close - START) / timedelta(hours=1) for row in hours] == [1, 3, 4]
+    assert (await fetch_one(db, "SELECT status::text FROM bucket_feed WHERE timeframe_id = 60")).status == "full"
+    assert "binance:BTC/USDT 1m: 1 candles open elsewhere" in caplog.text
 
 
 async def test_a_derived_feed_is_never_due_at_the_venue(db: Connection) -> None:

@@ -68,6 +68,8 @@ def test_it_stops_only_when_told_and_keeps_its_data(embedded: EmbeddedServer) ->
     assert embedded.stop()
     assert not embedded.running
     assert not embedded.stop()
+    assert embedded.ensure(unless=lambda: True) == url
+    assert not embedded.running
     assert ask(embedded.ensure(), "SELECT n FROM kept") == 7
 
 

@@ -1,20 +1,24 @@
 """Keeping a feed up to date: what is fetched, what is stored, and what happens when something goes wrong."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from tests.plugins._venue import START, Venue, candle
-from trader.bucket import Counts, load_feed, read_buckets, update_feed
+from trader.bucket import Counts, Desk, Update, load_feed, read_buckets, update_feed
+from trader.bucket.feed import claim_backfill, claim_newest
 from trader.bucket.update import IN_FLIGHT
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one
 from trader.errors import InputError, Unknown
@@ -276,6 +280,21 @@ async def _role(db: Connection) -> bool:
     ).y
 
 
+async def test_many_small_parts_that_are_missing_share_pages(db: Connection) -> None:
+    venue = Venue([candle(i) for i in range(4000)], now=minutes(3500.5))
+    await update(db, venue)
+    await db.execute(
+        "DELETE FROM bucket WHERE extract(minute FROM time_close)::int %% 3 = 1 OR time_close > %s", [minutes(3000)]
+    )
+    missing = 3500 - await stored(db)
+    venue.asked.clear()
+    assert (await update(db, venue)).inserted == missing
+    assert len(venue.asked) <= 6
+    assert await stored(db) == 3500
+    assert covered(await row(db)) == [(START, minutes(3500))]
+    assert await known_gaps(db) == []
+
+
 async def test_moving_collect_since_back_fetches_the_part_before(db: Connection) -> None:
     await db.execute("UPDATE bucket_feed SET collect_since = %s", [minutes(3000)])
     venue = Venue([candle(i) for i in range(4000)], now=minutes(3500.5))
@@ -521,6 +540,46 @@ async def test_two_updates_of_one_feed_at_once_lose_nothing(db: Connection, data
         await one.close()
     assert await stored(db) == 5000
     assert (await row(db)).newest == minutes(5000)
+
+
+async def test_whoever_serves_a_feed_never_waits_for_who_serves_another(db: Connection, database: str) -> None:
+    await db.execute("INSERT INTO asset (code) VALUES ('ETH')")
+    await db.execute("INSERT INTO market (exchange_id, symbol, base_id, quote_id) VALUES (1, 'ETH/USDT', 3, 2)")
+    more = "INSERT INTO bucket_feed (market_id, timeframe_id, collect_since) VALUES (2, 1, %(s)s), (1, 5, %(s)s)"
+    await db.execute(more, {"s": START})
+    served = []
+
+    async def meanwhile(connection: Connection, feed) -> None:
+        """Within the transaction that has written candles and progress of the first feed, and has not ended."""
+        async with await connect(database, Identity("worker", "worker-2")) as other:
+            await other.execute("SET lock_timeout = '1ms'")
+            claimed = await claim_newest(other, 1, uuid4(), 9) + await claim_backfill(other, 1, uuid4(), 9)
+            for one in claimed:
+                name = one.timeframe.name
+                venue = Venue([candle(i, name) for i in range(3000)], now=minutes(2500.5))
+                served.append((one.market_id, name, (await update_feed(other, venue, one, venue.now)).inserted))
+
+    venue = Venue([candle(i) for i in range(3000)], now=minutes(2500.5))
+    assert (await update(db, venue, on_news=meanwhile)).inserted == 2500
+    assert sorted(served) == [(1, "5m", 500), (2, "1m", 2500)]
+
+
+async def test_answers_of_one_feed_take_one_connection_at_a_time(db: Connection, database: str) -> None:
+    lent, most = 0, 0
+
+    @contextlib.asynccontextmanager
+    async def lend() -> AsyncIterator[Connection]:
+        nonlocal lent, most
+        async with await connect(database, Identity("worker", "worker-1")) as connection:
+            lent, most = lent + 1, max(most, lent + 1)
+            yield connection
+            lent -= 1
+
+    venue = Venue([candle(i) for i in range(8000)], now=minutes(7500.5))
+    work = Update(Desk(venue, lend, lambda: venue.now), await load_feed(db, 1, 1))
+    assert await work.newest()
+    assert await work.older()
+    assert (work.total.inserted, most) == (7500, 1)
 
 
 async def test_the_news_is_told_in_the_transaction_that_stores_it(db: Connection) -> None:

@@ -254,7 +254,13 @@ async def test_what_a_feed_does_not_keep_goes_in_small_parts_and_is_not_fetched_
     venue = Venue([candle(i) for i in range(1000)])
     await update_feed(db, venue, await load_feed(db, 1, 1), None)
     assert await maintenance.forget_candles(db) == 0
+    (tick,) = [one for one in ticks(load({"HOME": "/nowhere"})) if one.name == "candles not kept"]
+    assert tick.seconds == 60
+    assert (await db.execute(tick.statement, dict(tick.parameters))).rowcount == 0
     await db.execute("UPDATE bucket_feed SET keep = '2 hours' WHERE timeframe_id = 1")
+    assert (await db.execute(tick.statement, dict(tick.parameters))).rowcount == 1
+    assert (await db.execute(tick.statement, dict(tick.parameters))).rowcount == 0, "it waits already"
+    await db.execute("DELETE FROM procrastinate_jobs")
     assert await maintenance.forget_candles(db, most=100) == 999 - 120
     row = await fetch_one(db, "SELECT count(*) AS n, min(time_close) AS first FROM bucket")
     assert (row.n, row.first) == (120, START + timedelta(minutes=880))
@@ -266,6 +272,7 @@ async def test_what_a_feed_does_not_keep_goes_in_small_parts_and_is_not_fetched_
     assert (await fetch_one(db, "SELECT status::text FROM bucket_feed WHERE timeframe_id = 1")).status == "full"
     assert await fetch_all(db, "SELECT * FROM gap") == []
     assert await maintenance.forget_candles(db) == 0
+    assert (await db.execute(tick.statement, dict(tick.parameters))).rowcount == 0
 
 
 async def test_the_venue_clock_is_carried_on_and_none_for_a_replay(db: Connection, desk: Desk) -> None:

@@ -69,7 +69,7 @@ def test_every_revision_has_its_two_files_and_no_file_is_left_over() -> None:
 
 
 def _objects(url: str) -> set[tuple[str, str]]:
-    """Relations, columns, types, values, functions, triggers and grants in the public schema, by kind and full name."""
+    """Relations, columns, types, values, checks, functions, triggers and grants in public, by kind and full name."""
     query = """
         SELECT relkind::text, relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
         UNION ALL
@@ -81,6 +81,9 @@ def _objects(url: str) -> set[tuple[str, str]]:
           FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
          WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
            AND c.relname <> 'alembic_version' AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT 'check', conrelid::regclass || ' ' || conname FROM pg_constraint
+         WHERE connamespace = 'public'::regnamespace AND contype = 'c'
         UNION ALL
         SELECT 'function', oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         UNION ALL

@@ -325,6 +325,10 @@ async def test_a_feed_that_fails_holds_no_other_up_and_the_job_says_so(db: Conne
     assert [job.status for job in await waiting(db)] == ["failed"]
     paused = await fetch_one(db, "SELECT due_at - error_at AS pause FROM bucket_feed WHERE market_id = 2")
     assert paused.pause > timedelta(seconds=1.9)
+    await db.execute("UPDATE bucket_feed SET due_at = now() WHERE market_id = 2")
+    await tick(db)
+    await desk.work()
+    assert [job.status for job in await waiting(db)] == ["failed"]  # not one more for each time that it fails
     del desk.venues[1].errors["A2/USDT"]
     await db.execute("UPDATE bucket_feed SET due_at = now() WHERE market_id = 2")
     await tick(db)

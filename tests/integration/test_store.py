@@ -401,3 +401,46 @@ def test_the_step_goes_back_and_forward_with_candles(db: psycopg.Connection[Any]
     assert feed(db, 2, 32767).enabled is False
     insert(db, minutes(7))
     verify(db)
+
+
+ALIGNED = "time_close_is_where_a_candle_of_the_timeframe_closes"
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "right", "wrong"),
+    [
+        (1, "2024-01-01 01:30Z", "2024-01-01 01:30:30Z"),
+        (1, "1970-01-01 00:01Z", "2024-01-01 01:30:00.000001Z"),
+        (5, "2024-01-01 01:35Z", "2024-01-01 01:36Z"),
+        (60, "2024-01-01 01:00Z", "2024-01-01 01:30Z"),
+        (1440, "2024-01-01 16:00Z", "2024-01-01 16:30Z"),
+        (10080, "2024-01-01 00:00Z", "2024-01-01 00:01Z"),
+        (32767, "2024-02-01 00:00Z", "2024-01-31 23:00Z"),
+    ],
+)
+def test_a_candle_closes_where_its_timeframe_has_it(
+    db: psycopg.Connection[Any], timeframe: int, right: str, wrong: str
+) -> None:
+    db.execute("SET timezone = 'Asia/Kolkata'")
+    row = [[1], [timeframe], [right], [1.0]]
+    db.execute(INSERT, row)
+    row[2] = [wrong]
+    with pytest.raises(psycopg.errors.CheckViolation, match=ALIGNED):
+        db.execute(INSERT, row)
+    with pytest.raises(psycopg.errors.CheckViolation, match=ALIGNED):
+        db.execute("UPDATE bucket SET time_close = %s", [wrong])
+    verify(db)
+
+
+def test_a_candle_from_before_stays_and_stops_no_step(db: psycopg.Connection[Any], database: str) -> None:
+    revisions = migrate.revisions()
+    migrate.downgrade(database, revisions[revisions.index("0022_aligned") - 1])
+    db.execute("DISCARD ALL")
+    insert(db, [START + timedelta(seconds=90)])
+    migrate.upgrade(database)
+    db.execute("DISCARD ALL")
+    assert db.execute("SELECT count(*) AS n FROM bucket").fetchone().n == 1
+    with pytest.raises(psycopg.errors.CheckViolation, match=ALIGNED):
+        insert(db, [START + timedelta(seconds=30)])
+    db.execute("DELETE FROM bucket")
+    db.execute(f"ALTER TABLE bucket VALIDATE CONSTRAINT {ALIGNED}")

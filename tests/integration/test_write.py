@@ -135,3 +135,16 @@ async def test_partial_is_stored_and_cleared(db: Connection) -> None:
     assert await write_buckets(db, 1, MINUTE, candles(0, 1_000), "derived") == Counts(0, 2, 998)
     assert await fetch_all(db, "SELECT FROM bucket WHERE partial") == []
     assert await fetch_all(db, "SELECT FROM bucket_correction") == []
+
+
+@pytest.mark.parametrize("count", [100, 1_000])
+async def test_a_file_with_the_same_numbers_leaves_derived_candles_as_they_are(db: Connection, count: int) -> None:
+    flags = np.zeros(count, dtype=bool)
+    flags[[3, count - 1]] = True
+    await write_buckets(db, 1, MINUTE, candles(0, count), "derived", flags)
+    assert await write_buckets(db, 1, MINUTE, candles(0, count), "imported") == Counts(unchanged=count)
+    rows = await fetch_all(db, "SELECT source::text, partial, count(*) FROM bucket GROUP BY 1, 2 ORDER BY 2")
+    assert [tuple(row) for row in rows] == [("derived", False, count - 2), ("derived", True, 2)]
+    await db.execute("UPDATE bucket SET volume = volume + 1 WHERE partial")
+    assert await write_buckets(db, 1, MINUTE, candles(0, count), "imported") == Counts(0, 2, count - 2)
+    assert await fetch_all(db, "SELECT FROM bucket WHERE partial") == []

@@ -1,11 +1,14 @@
 from dataclasses import replace
 from datetime import timedelta
+from itertools import product
 
 import numpy as np
 import pytest
 
 from tests.plugins._venue import START, candle
 from trader.bucket import BadCandleError, check, closed, from_list, timeframe_named
+from trader.bucket.candles import faults
+from trader.exchange.protocol import Candle
 
 MINUTE = timeframe_named("1m")
 
@@ -34,6 +37,17 @@ def test_a_candle_that_cannot_be_is_named(field: str, value: object, problem: st
         check(from_list(given), MINUTE)
     assert problem in str(caught.value)
     assert caught.value.index == 3
+
+
+def test_a_candle_by_itself_is_blamed_as_it_is_among_others() -> None:
+    values = list(product((float("nan"), float("inf"), -1.0, 0.0, 1.0, 2.0), repeat=5))
+    bad = replace(candle(0), close=-1.0)
+    given = from_list([*(Candle(START, *row) for row in values), bad])
+    blamed = np.any([wrong for _, wrong, _ in faults(given, MINUTE)], axis=0)
+    assert blamed[-1]
+    assert not blamed.all()
+    alone = [any(wrong.any() for _, wrong, _ in faults(given[i : i + 1], MINUTE)) for i in range(len(given))]
+    assert alone == blamed.tolist()
 
 
 def test_good_candles_pass_with_holes_between() -> None:

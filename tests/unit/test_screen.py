@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from trader.cli import bucket
 from trader.cli._screen import Rows
 
 COLUMNS = ["strategy", "enabled", "unit", "equity", "profit", "return_percent", "trades", "error"]
@@ -48,3 +49,15 @@ def test_a_long_text_may_be_folded_between_its_words() -> None:
     text = shown(200, [[*ROWS[0][:-1], reason]])
     assert re.search(r"^momentum +yes ", text, re.MULTILINE)
     assert " ".join(text.split()).count("KeyError") == 2
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds, said in ((3600.0, ""), (0.0, "1h candles made: 7\n1h candles made: 9 of 12\n")):
+        monkeypatch.setattr(bucket, "LINE_SECONDS", seconds)
+        with bucket._bar() as bar:
+            show = bar("1h candles made")
+            show(7, None)
+            show(9, 12)
+        assert capsys.readouterr().err == said

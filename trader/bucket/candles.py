@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from trader.exchange.protocol import Candle
 
 Column = NDArray[np.float64]
 PRICES = ("open", "high", "low", "close")
+_NUMBERS = attrgetter(*PRICES, "volume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class BadCandleError(InputError):
 def from_list(candles: Sequence[Candle]) -> Candles:
     """Columns of what an exchange gave."""
     times = np.array([to_milliseconds(candle.time_open) for candle in candles], dtype=np.int64)
-    columns = (np.array([getattr(c, name) for c in candles], dtype=np.float64) for name in (*PRICES, "volume"))
-    return Candles(times, *columns)
+    numbers = np.array(list(map(_NUMBERS, candles)), dtype=np.float64).reshape(-1, 5)
+    return Candles(times, *np.ascontiguousarray(numbers.T))
 
 
 def check(candles: Candles, timeframe: Timeframe) -> None:
@@ -68,7 +70,9 @@ Fault = tuple[str, NDArray[np.bool_], str]
 
 
 def faults(candles: Candles, timeframe: Timeframe) -> Iterator[Fault]:
-    """What a candle can be blamed for by itself, whatever comes before and after it."""
+    """What a candle can be blamed for by itself, whatever comes before and after it; nothing if none can be blamed."""
+    if bool(np.all(_flawless(candles, timeframe))):
+        return
     yield "time_open", ~timeframe.aligned(candles.time_open), f"is not where a {timeframe.name} candle may open"
     for name in (*PRICES, "volume"):
         column = getattr(candles, name)
@@ -81,6 +85,15 @@ def faults(candles: Candles, timeframe: Timeframe) -> Iterator[Fault]:
     yield "high", candles.high < candles.low, "is below low"
     yield "high", candles.high < highest, "is below open or close"
     yield "low", candles.low > lowest, "is above open or close"
+
+
+def _flawless(candles: Candles, timeframe: Timeframe) -> NDArray[np.bool_]:
+    """Which candles have no fault, in a quarter of the steps that it takes to name one. NaN fails each of them."""
+    low, high = candles.low, candles.high
+    good = timeframe.aligned(candles.time_open) & (low > 0) & (high < np.inf)
+    for price in (candles.open, candles.close):
+        good &= (low <= price) & (price <= high)
+    return np.asarray(good & (candles.volume >= 0) & (candles.volume < np.inf))
 
 
 def _bad_order(candles: Candles) -> Iterator[Fault]:

@@ -70,13 +70,20 @@ def derive(source: Candles, smaller: Timeframe, larger: Timeframe, quiet: Ranges
 
     `source` must hold all candles of the periods that it touches, sorted; `quiet` is where it is known that nobody
     traded, and holds no candle of `source`. A period without any candle makes none. The volume is the sum, exact
-    before it is rounded to 15 digits, so that it is the sum of what the venue printed. Raises InputError if the pair
-    does not fit, or a candle opens elsewhere than on the grid in UTC.
+    before it is rounded to 15 digits, so that it is the sum of what the venue printed. A candle that opens elsewhere
+    than on the grid in UTC is as good as missing. Raises InputError if the pair does not fit, or all of them are such.
     """
     if smaller.span is None or not divides(smaller, larger):
         raise InputError(f"timeframe {larger.name} cannot be derived from {smaller.name}: it does not divide it")
+    wrong = off_grid(source.time_open, smaller)
+    if wrong.any():
+        if wrong.all():
+            raise InputError(
+                f"a {smaller.name} candle opens at {first_of(source.time_open, wrong)}: larger ones are made only of "
+                "such that open on the grid in UTC"
+            )
+        source = source[~wrong]
     times = source.time_open
-    _on_grid(times, smaller)
     opens = period_opens(times, larger)
     firsts = np.flatnonzero(np.diff(opens, prepend=opens[:1] - 1))
     found, ends = opens[firsts], larger.closes(opens[firsts])
@@ -87,14 +94,14 @@ def derive(source: Candles, smaller: Timeframe, larger: Timeframe, quiet: Ranges
     return Derived(_merge(source, firsts, found)[wanted], partial[wanted])
 
 
-def _on_grid(times: Times, timeframe: Timeframe) -> None:
-    wrong = period_opens(times, timeframe) != times
-    if wrong.any():
-        where = from_milliseconds(int(times[np.argmax(wrong)]))
-        raise InputError(
-            f"a {timeframe.name} candle opens at {where:%Y-%m-%d %H:%M:%S} UTC: larger ones are made only of such "
-            "that open on the grid in UTC"
-        )
+def off_grid(times: Times, timeframe: Timeframe) -> NDArray[np.bool_]:
+    """Which of these opening times are not on the grid in UTC: whoever wrote such a candle was not a venue's clock."""
+    return np.asarray(period_opens(times, timeframe) != times)
+
+
+def first_of(times: Times, chosen: NDArray[np.bool_]) -> str:
+    """The first moment that is chosen, for people."""
+    return f"{from_milliseconds(int(times[np.argmax(chosen)])):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _merge(source: Candles, firsts: NDArray[np.intp], opens: Times) -> Candles:

@@ -1,5 +1,6 @@
 """Keeping derived candles in step with what they are made of: a part of the series at a time, each in a transaction."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
 from trader.bucket.candles import Candles
-from trader.bucket.derive import Derived, Ranges, derive, period_opens
+from trader.bucket.derive import Derived, Ranges, derive, first_of, off_grid, period_opens
 from trader.bucket.feed import Feed
 from trader.bucket.timeframe import Timeframe, Times
 from trader.bucket.update import OnNews
@@ -92,6 +93,8 @@ _ROW = np.dtype([("fields", ">i2")] + [
 ])  # fmt: skip
 _HEADER, _TRAILER = 19, 2
 
+log = logging.getLogger(__name__)
+
 
 async def derive_feed(
     connection: Connection, feed: Feed, smaller: Timeframe, *, on_news: OnNews | None = None, most: int = MOST
@@ -167,6 +170,7 @@ class _Derivation:
         holes = await fetch_all(self.connection, HOLES, self.key | times)
         spans = [(to_milliseconds(hole.gap_from), to_milliseconds(hole.gap_to)) for hole in holes]
         quiet = [span for span, hole in zip(spans, holes, strict=True) if hole.verdict == "no_trades"]
+        self._say_what_is_off(source.time_open)
         derived = derive(source, self.smaller, self.larger, _ranges(_united([*quiet, *_spans(below.quiet)])))
         counts = await self._write(derived, part, (max(known[0], since), known[1]), times)
         await self.connection.execute(JUDGE, self.key | times)
@@ -174,6 +178,14 @@ class _Derivation:
         outside = [(part[0], min(known[0], part[1])), (max(known[1], part[0]), part[1])]
         unknown = _minus(_cut([*unjudged, *outside], part), _spans(below.covered))
         return counts, _united((self._start(start), self._end(end)) for start, end in unknown)
+
+    def _say_what_is_off(self, opens: Times) -> None:
+        wrong = off_grid(opens, self.smaller)
+        if wrong.any():
+            log.warning(
+                "%s %s: %d candles open elsewhere than on the grid in UTC, the first at %s: %s candles are not made of "
+                "them", self.feed.market, self.smaller.name, wrong.sum(), first_of(opens, wrong), self.larger.name
+            )  # fmt: skip
 
     async def _source(self, part: Span) -> Candles:
         statement = sql.SQL(SOURCE).format(

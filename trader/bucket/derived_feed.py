@@ -1,13 +1,14 @@
 """Feeds of derived candles, as a person asks for them."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from trader.bucket.derive import divides
 from trader.bucket.derived import derive_feed
 from trader.bucket.feed import blaming, load_feed
 from trader.bucket.timeframe import Timeframe
 from trader.bucket.write import Counts
-from trader.db import Connection, fetch_all
+from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import InputError
 
 # Whoever fetches a series now is not to find it derived because somebody wanted to see it at once.
@@ -18,6 +19,17 @@ SELECT market_id, %(timeframe)s, collect_since, timeframe_id FROM bucket_feed
 ON CONFLICT (market_id, timeframe_id) DO UPDATE SET enabled = true, derived_from = EXCLUDED.derived_from
  WHERE NOT f.enabled OR f.derived_from IS NOT NULL
 RETURNING f.market_id
+"""
+LEFT_OUT = """
+SELECT count(DISTINCT p.start) AS periods, count(DISTINCT g.gap_from) AS gaps
+  FROM gap g JOIN timeframe t ON t.id = %(timeframe)s
+ CROSS JOIN LATERAL (
+   SELECT start AT TIME ZONE 'UTC' AS start
+     FROM generate_series(candle_start(g.gap_from, t.span) AT TIME ZONE 'UTC',
+                          (g.gap_to - interval '1 ms') AT TIME ZONE 'UTC', t.span) start) p
+ WHERE g.market_id = %(market)s AND g.timeframe_id = %(smaller)s AND g.verdict IS DISTINCT FROM 'no_trades'
+   AND NOT EXISTS (SELECT FROM bucket b WHERE b.market_id = g.market_id AND b.timeframe_id = t.id
+                      AND b.time_close = candle_time(p.start, 1, t.span))
 """
 THERE = "SELECT timeframe_id FROM bucket_feed WHERE market_id = %(market)s AND timeframe_id = %(smaller)s"
 
@@ -51,3 +63,17 @@ async def derive_all(
             total += counts
             progress(total.inserted + total.changed + total.unchanged)
     return total
+
+
+class LeftOut(NamedTuple):
+    """Periods without a larger candle, and the gaps between smaller ones that are why."""
+
+    periods: int
+    gaps: int
+
+
+async def left_out(connection: Connection, market_id: int, timeframe: Timeframe, smaller: Timeframe) -> LeftOut:
+    """What was not made because nobody has confirmed that nobody traded where smaller candles are missing."""
+    key = {"market": market_id, "timeframe": timeframe.id, "smaller": smaller.id}
+    row = await fetch_one(connection, LEFT_OUT, key)
+    return LeftOut(row.periods, row.gaps)

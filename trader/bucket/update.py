@@ -116,6 +116,7 @@ class Update:
         self._newest: Answer | None = None
         self._reached = False
         self._beyond = False
+        self._storing = asyncio.Lock()
 
     async def newest(self, pages: int = 1_000_000) -> bool:
         """Everything newer than what is covered; True if there is nothing more of it now. Stops when switched off.
@@ -201,14 +202,21 @@ class Update:
         return missing(self.feed.covered, start, end)
 
     def _plan(self, most: int) -> list[Question]:
-        """The next pages: the oldest part that is missing, cut into pages."""
+        """The next pages: the oldest parts that are missing, cut into pages; small ones that lie close share a page."""
         timeframe, page = self.feed.timeframe, self.ways.page
-        planned: list[Question] = []
-        for start, end in self._missing():
+        planned: list[Span] = []
+        stop = 0
+        for first, end in self._missing():
+            start = max(first, stop)
+            if planned and first < stop:
+                planned[-1] = (planned[-1][0], max(planned[-1][1], min(end, stop)))
             while start < end and len(planned) < most:
-                planned.append(Question(start, min(page, length(timeframe, start, end))))
-                start = timeframe.earlier(start, -page)  # noqa: PLW2901
-        return planned
+                stop = timeframe.earlier(start, -page)
+                planned.append((start, min(end, stop)))
+                start = stop
+            if start < end:
+                break
+        return [Question(start, min(page, length(timeframe, start, end))) for start, end in planned]
 
     async def _fetch(self, question: Question) -> None:
         answer = await self._ask(question)
@@ -247,7 +255,8 @@ class Update:
         """Store an answer with the progress that it makes, in one transaction; False: the feed is switched off."""
 
         async def work() -> tuple[Counts, Feed]:
-            async with self.desk.connections() as connection, connection.transaction():
+            # One answer at a time: in the database they would wait for each other, each with a connection in its hands.
+            async with self._storing, self.desk.connections() as connection, connection.transaction():
                 return await self._write(connection, answer, reached=reached, newest=newest)
 
         counts, feed = await retrying(work)

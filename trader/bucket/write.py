@@ -1,5 +1,7 @@
 """Writing candles: straight into the table, sorted, many in one statement, and never one that is there already."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
 from psycopg.errors import UniqueViolation
+from psycopg.pq import TransactionStatus
 
 from trader.bucket.binary import (
     DUMPERS,
@@ -47,7 +50,8 @@ COPY bucket (id, market_id, timeframe_id, time_close, open, high, low, close, vo
 FROM STDIN (FORMAT binary)
 """
 
-# What is there already and the same is left out by the join, which costs neither a lock nor a dead row.
+# What is there already and the same is left out by the join, which costs neither a lock nor a dead row. A file does not
+# say whether a candle is partial: the same numbers leave it as it is, and derived from what it was derived from.
 WRITE = """
 WITH written AS (
   INSERT INTO bucket AS b (id, market_id, timeframe_id, time_close, open, high, low, close, volume, source, partial)
@@ -59,14 +63,15 @@ WITH written AS (
                 WHERE market_id = %(market)s AND timeframe_id = %(timeframe)s
                   AND time_close BETWEEN %(first)s::timestamptz AND %(last)s::timestamptz) o
       ON o.time_close = n.time_close
-   WHERE (o.open, o.high, o.low, o.close, o.volume, o.partial)
-     IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume, n.partial)
+   WHERE (o.open, o.high, o.low, o.close, o.volume) IS DISTINCT FROM (n.open, n.high, n.low, n.close, n.volume)
+      OR (o.partial <> n.partial AND %(source)s <> 'imported')
    ORDER BY n.time_close
   ON CONFLICT (market_id, timeframe_id, time_close) DO UPDATE SET open = EXCLUDED.open, high = EXCLUDED.high,
     low = EXCLUDED.low, close = EXCLUDED.close, volume = EXCLUDED.volume, source = EXCLUDED.source,
     partial = EXCLUDED.partial
-   WHERE (b.open, b.high, b.low, b.close, b.volume, b.partial) IS DISTINCT FROM
-     (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, EXCLUDED.partial)
+   WHERE (b.open, b.high, b.low, b.close, b.volume) IS DISTINCT FROM
+     (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume)
+      OR (b.partial <> EXCLUDED.partial AND %(source)s <> 'imported')
   RETURNING (xmax = 0) AS is_new
 )
 SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE NOT is_new) AS changed FROM written
@@ -113,8 +118,7 @@ async def write_buckets(
     if not len(candles):
         return Counts()
     flags = np.zeros(len(candles), dtype=bool) if partial is None else partial
-    async with connection.transaction():
-        await connection.execute(LOCK, [market_id, timeframe.name])
+    async with _transaction(connection):
         return await _Write(connection, market_id, timeframe, source).all(candles, flags)
 
 
@@ -140,7 +144,7 @@ class _Write:
 
     async def all(self, candles: Candles, partial: Partial) -> Counts:
         """What lies before or after all that is stored in the same stretch is copied; the rest is compared with it."""
-        start, end = await self._stored(candles) if len(candles) > FEW else (0, len(candles))
+        start, end = await self._lock(candles)
         start, end = start if start > FEW else 0, end if len(candles) - end > FEW else len(candles)
         total = Counts()
         for first, last, put in ((0, start, self._copy), (start, end, self._upsert), (end, len(candles), self._copy)):
@@ -149,11 +153,19 @@ class _Write:
                 total += await put(candles[part], partial[part])
         return total
 
-    async def _stored(self, candles: Candles) -> tuple[int, int]:
-        """Which of the candles, from and up to, lie between some that are stored."""
+    async def _lock(self, candles: Candles) -> tuple[int, int]:
+        """Lock the series; which of the candles, from and up to, lie between some that are stored: of few, all."""
         closes = self.timeframe.closes(candles.time_open)
         key = [self.market_id, self.timeframe.id, _text(closes[0]), _text(closes[-1])]
-        row: Any = await (await self.connection.execute(STORED, key)).fetchone()
+        if len(candles) <= FEW:
+            await self.connection.execute(LOCK, [self.market_id, self.timeframe.name])
+            return 0, len(candles)
+        async with (
+            self.connection.pipeline()
+        ):  # two statements in one round trip: the second sees what the first waited for
+            await self.connection.execute(LOCK, [self.market_id, self.timeframe.name])
+            stored = await self.connection.execute(STORED, key)
+            row: Any = await stored.fetchone()
         if row.first is None:
             return len(candles), len(candles)
         return int(np.searchsorted(closes, row.first)), int(np.searchsorted(closes, row.last, side="right"))
@@ -187,6 +199,16 @@ class _Write:
 
 
 _NUMBERS = ("open", "high", "low", "close", "volume")
+
+
+@asynccontextmanager
+async def _transaction(connection: Connection) -> AsyncIterator[None]:
+    """The one that the connection is in, as it is: a savepoint would be two round trips more. Else one of its own."""
+    if connection.info.transaction_status == TransactionStatus.INTRANS:
+        yield
+        return
+    async with connection.transaction():
+        yield
 
 
 def _cursor(connection: Connection) -> AsyncCursor[Any]:

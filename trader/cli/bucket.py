@@ -1,6 +1,8 @@
 """`tallydesk bucket`: candles."""
 
 import asyncio
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from trader.errors import InputError
 
 if TYPE_CHECKING:
     from trader.bucket import Content, Counts, Imported, Timeframe
+    from trader.bucket.derived_feed import LeftOut
     from trader.bucket.formats import Format, Stamp
     from trader.db import Connection
 
@@ -24,6 +27,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 LONGEST_GAPS = 10
 """Gaps of a file that are listed."""
+
+LINE_SECONDS = 3.0
+"""How often progress is said where there is no terminal to draw a bar on."""
 
 SHOW = """
 SELECT time_close, open, high, low, close, volume, source::text FROM (
@@ -163,7 +169,10 @@ def _print_preview(content: "Content", result: "Imported", timeframe: "Timeframe
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-    """Progress bars on stderr, one for each description asked for, gone at the end: what stays is the outcome."""
+    """Progress bars on stderr, one for each description asked for, gone at the end: what stays is the outcome.
+
+    Where stderr is no terminal: a line every few seconds.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -179,10 +188,14 @@ def _bar() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
 
     def add(description: str) -> Callable[[int, int | None], None]:
         task: Any = None
+        said = time.monotonic()
 
         def show(done: int, total: int | None) -> None:
-            nonlocal task
+            nonlocal task, said
             if not shown.console.is_terminal:
+                if time.monotonic() - said >= LINE_SECONDS:
+                    said = time.monotonic()
+                    print(f"{description}: {done}" + (f" of {total}" if total else ""), file=sys.stderr, flush=True)
                 return
             if task is None:
                 shown.start()
@@ -313,17 +326,27 @@ async def _derive(market: str, timeframes: str, smaller: str) -> None:
     async with session() as (_, connection):
         found = await find_market(connection, market)
         for length in lengths:
-            counts = await _derive_one(connection, found.id, length, source)
+            counts, left = await _derive_one(connection, found.id, length, source)
             print(
                 f"{market} {length.name}: {counts.inserted} candles made of {source.name}, {counts.changed} changed, "
                 f"{counts.unchanged} were there already; the worker keeps them in step"
             )
+            if left.periods:
+                print(
+                    f"{market} {length.name}: {left.periods} left out, for {source.name} candles are missing in them: "
+                    f"{left.gaps} gaps of which nobody has confirmed that nobody traded. The worker asks the venue; of "
+                    "what came from a file, you say so: bucket import FILE --gaps no-trades"
+                )
 
 
-async def _derive_one(connection: "Connection", market_id: int, length: "Timeframe", source: "Timeframe") -> "Counts":
-    from trader.bucket.derived_feed import add_derived, derive_all
+async def _derive_one(
+    connection: "Connection", market_id: int, length: "Timeframe", source: "Timeframe"
+) -> "tuple[Counts, LeftOut]":
+    from trader.bucket.derived_feed import add_derived, derive_all, left_out
 
     await add_derived(connection, market_id, length, source)
     with _bar() as bar:
         show = bar(f"{length.name} candles made")
-        return await derive_all(connection, market_id, length, source, lambda done: show(done, None))
+        show(0, None)
+        counts = await derive_all(connection, market_id, length, source, lambda done: show(done, None))
+    return counts, await left_out(connection, market_id, length, source)

@@ -10,13 +10,17 @@ app = typer.Typer(add_completion=False)
 
 ASK = """UPDATE role SET stop_at = clock_timestamp()
   WHERE name IN (SELECT name FROM role_status WHERE alive) RETURNING name"""
-ALIVE = "SELECT name FROM role_status WHERE alive ORDER BY name"
+TELL_UP = "SELECT pg_notify('tallydesk_stop', '')"
+# `tallydesk up` ends its processes and itself; as long as it lives it could start them, and PostgreSQL, again.
+ALIVE = """SELECT name FROM role_status WHERE alive
+  UNION ALL SELECT 'up (its session has pid ' || pid || ')' FROM pg_stat_activity
+   WHERE application_name = 'up' AND datname = current_database() ORDER BY 1"""
 PATIENCE_SECONDS = 40.0
 
 
 @app.command()
 def stop() -> None:
-    """Ask every process of the desk to finish what is in flight and end; wait until they have.
+    """Ask every process of the desk to finish what is in flight and end, `up` too; wait until they have.
 
     Cron starts them again within a minute: take its line out of the crontab first. Exit code 1 if one lives on.
 
@@ -28,6 +32,7 @@ def stop() -> None:
 
     url = existing_url(config.load())
     with psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="stop") as connection:
+        connection.execute(TELL_UP)
         asked = sorted(name for (name,) in connection.execute(ASK).fetchall())
         print(f"asked to stop: {', '.join(asked)}" if asked else "nothing is running")
         deadline = time.monotonic() + PATIENCE_SECONDS

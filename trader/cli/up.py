@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ app = typer.Typer(add_completion=False)
 LOOK_SECONDS = 1.0
 RESTART_SECONDS = 5.0
 ALIVE = "SELECT name FROM role_status WHERE alive"
+LISTEN = "LISTEN tallydesk_stop"
+"""How it hears of `tallydesk stop`, which then waits for the end of the session that is called `up`."""
 
 
 @app.command()
@@ -37,7 +40,7 @@ def up() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    desk = Desk(settings)
+    desk = Desk(settings, stop.is_set)
     try:
         desk.look()
         while not desk.told_to_stop and not stop.wait(LOOK_SECONDS):
@@ -49,8 +52,10 @@ def up() -> None:
 class Desk:
     """The wanted roles: those that are our children, and those that live elsewhere."""
 
-    def __init__(self, settings: config.Settings) -> None:
+    def __init__(self, settings: config.Settings, signalled: Callable[[], bool]) -> None:
         self._settings = settings
+        self._signalled = signalled
+        self._asked = False
         self._children = Children(settings)
         self._started: dict[str, float] = {}
         self._elsewhere: set[str] = set()
@@ -59,8 +64,12 @@ class Desk:
 
     @property
     def told_to_stop(self) -> bool:
-        """True when every child has ended in order: somebody has said `tallydesk stop`."""
-        return bool(self._told) and not self._children.running
+        """True when somebody has said `tallydesk stop`: it was heard, or every child has ended in order."""
+        return self._asked or (bool(self._told) and not self._children.running)
+
+    def _ending(self) -> bool:
+        """True as soon as anything says that the desk is to end: what is down then stays down."""
+        return self._asked or self._signalled() or self.told_to_stop
 
     def look(self) -> None:
         """Start what is not alive; an embedded PostgreSQL that has died comes first."""
@@ -73,7 +82,7 @@ class Desk:
                 say(f"{name} ended with code {code}: see {self._settings.home / 'log' / (name + '.log')}")
         alive = self._alive()
         for role in self._settings.roles:
-            if role.name in self._told:
+            if role.name in self._told or self._ending():
                 continue
             if role.name in self._children.running:
                 self._elsewhere.discard(role.name)
@@ -96,24 +105,44 @@ class Desk:
         else:
             say("all stopped")
         say("the embedded PostgreSQL, if used, runs on: tallydesk db stop")
+        if self._connection is not None:
+            self._connection.close()
 
     def _alive(self) -> set[str]:
         """The roles whose lock is held; none while the database cannot be asked. An embedded one is started again."""
         import psycopg
 
-        from trader.embedded import database_url
         from trader.errors import TallydeskError
 
         try:
             if self._connection is None or self._connection.closed:
-                url = database_url(self._settings)
-                self._connection = psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="up")
+                self._connection = self._connect()
             return {name for (name,) in self._connection.execute(ALIVE).fetchall()}
         except (psycopg.Error, TallydeskError) as error:
             say(f"the database cannot be asked who is alive: {str(error).strip().splitlines()[0]}")
             if self._connection is not None:
                 self._connection.close()
             return set()
+
+    def _connect(self) -> "psycopg.Connection[Any]":
+        """A session that hears of `tallydesk stop`. What was stopped after we were told to end is not started again."""
+        import psycopg
+
+        from trader.embedded import server_of
+
+        url = self._settings.database_url or server_of(self._settings).ensure(unless=self._must_stay_down)
+        connection = psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="up")
+        connection.add_notify_handler(self._hear)
+        connection.execute(LISTEN)
+        return connection
+
+    def _must_stay_down(self) -> bool:
+        return self._ending() or bool(self._told)
+
+    def _hear(self, _: object) -> None:
+        if not self._asked:
+            say("told to stop")
+        self._asked = True
 
 
 def say(text: str) -> None:

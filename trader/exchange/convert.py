@@ -150,21 +150,20 @@ def candles(rows: Any) -> CandlePage:
 
 def candle(row: Any) -> Candle | BadCandle:
     """One `[time, open, high, low, close, volume]`; every field must be a finite number."""
-    text = repr(row)[:_SHOWN]
     if not isinstance(row, Sequence) or isinstance(row, str) or len(row) < len(_CANDLE):
-        return BadCandle(None, text, "row", "does not have six fields")
+        return BadCandle(None, repr(row)[:_SHOWN], "row", "does not have six fields")
     try:
         opened = moment(row[0], "time_open")
     except Unknown as error:
-        return BadCandle(None, text, "time_open", str(error).partition(": ")[2])
+        return BadCandle(None, repr(row)[:_SHOWN], "time_open", str(error).partition(": ")[2])
     values = []
     for field, value in zip(_CANDLE[1:], row[1:], strict=False):
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
-            return BadCandle(opened, text, field, f"{str(value)[:_SHOWN]!r} is not a number")
+            return BadCandle(opened, repr(row)[:_SHOWN], field, f"{str(value)[:_SHOWN]!r} is not a number")
         if not math.isfinite(number):
-            return BadCandle(opened, text, field, f"{number!r} is not a finite number")
+            return BadCandle(opened, repr(row)[:_SHOWN], field, f"{number!r} is not a finite number")
         values.append(number)
     return Candle(opened, *values)
 

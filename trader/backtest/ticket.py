@@ -1,0 +1,155 @@
+"""What a strategy that looks at every bar sees, and the orders that it leaves."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from trader.errors import InputError
+from trader.exchange.protocol import Side
+
+Kind = Literal["market", "limit", "stop", "stop_limit", "trail"]
+
+
+class Ticket:
+    """An order. It counts from the bar after the one at whose close it was given."""
+
+    __slots__ = (
+        "alive",
+        "decided",
+        "kind",
+        "left",
+        "limit",
+        "number",
+        "peak",
+        "quantity",
+        "reserved",
+        "side",
+        "stop",
+        "trail",
+    )
+
+    def __init__(
+        self,
+        side: Side,
+        decided: int,
+        quantity: float | None = None,
+        limit: float | None = None,
+        stop: float | None = None,
+        trail: float | None = None,
+    ) -> None:
+        self.side = side
+        self.decided = decided
+        """The bar at whose close it was given."""
+        self.quantity = quantity
+        """Base; None: the stake on a buy, all that is held on a sale."""
+        self.limit, self.stop, self.trail = limit, stop, trail
+        self.kind: Kind = _kind(limit, stop, trail)
+        self.number = -1
+        """Counts the orders of a run."""
+        self.peak = 0.0
+        """The highest price that a trailing stop has seen."""
+        self.left: Any = None
+        """What is still to be filled, in the engine's numbers; None: all there is."""
+        self.reserved: Any = 0
+        """Quote that a waiting buy keeps, in the engine's numbers."""
+        self.alive = True
+
+    def check(self) -> "Ticket":
+        """InputError: prices, quantity or share that cannot be."""
+        for name in ("quantity", "limit", "stop"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{self.side} order: {name} is {value}: a number above 0 is needed")
+        if self.trail is not None and not (0 < self.trail < 1 and self.side == "sell"):
+            raise InputError(f"{self.side} order: trail is {self.trail}: a share above 0 and below 1, of a sale only")
+        if self.trail is not None and (self.limit is not None or self.stop is not None):
+            raise InputError(f"{self.side} order: a trailing stop has neither limit nor stop")
+        return self
+
+
+def _kind(limit: float | None, stop: float | None, trail: float | None) -> Kind:
+    if trail is not None:
+        return "trail"
+    if stop is not None:
+        return "stop" if limit is None else "stop_limit"
+    return "market" if limit is None else "limit"
+
+
+class Context:
+    """The bar that has just closed, the money, and a place for what is to be remembered.
+
+    One object for a whole run: its fields change from bar to bar, so keep values, not the context. Amounts and prices
+    are floats: candles are; money is counted by the engine.
+    """
+
+    __slots__ = (
+        "allowance",
+        "average_cost",
+        "changed",
+        "close",
+        "given",
+        "high",
+        "index",
+        "low",
+        "open",
+        "orders",
+        "quantity",
+        "state",
+        "time",
+        "volume",
+    )
+
+    def __init__(self) -> None:
+        self.index = -1
+        """Of the bar, from 0."""
+        self.time = 0
+        """When it closed, in milliseconds since the epoch."""
+        self.open = self.high = self.low = self.close = self.volume = 0.0
+        self.allowance = 0.0
+        """Quote that may be spent: what waiting buys keep is taken off."""
+        self.quantity = 0.0
+        """Base that is held."""
+        self.average_cost: float | None = None
+        """Quote paid for one of it, fees included."""
+        self.orders: list[Ticket] = []
+        """Those that wait."""
+        self.given = 0
+        """How many orders were given so far."""
+        self.changed = False
+        """Whether orders were given or taken back at this close."""
+        self.state: dict[str, Any] = {}
+        """The strategy's own: it stays from bar to bar."""
+
+    def buy(self, *, quantity: float | None = None, limit: float | None = None, stop: float | None = None) -> Ticket:
+        """Buy at the market, at a limit, above a stop, or at a limit above a stop; the stake, or `quantity` of base."""
+        return self._add(Ticket("buy", self.index, quantity, limit, stop))
+
+    def sell(
+        self,
+        *,
+        quantity: float | None = None,
+        limit: float | None = None,
+        stop: float | None = None,
+        trail: float | None = None,
+    ) -> Ticket:
+        """Sell what is held, or `quantity` of it; `trail` is a share below the highest price since the entry.
+
+        Given together with a buy, it waits for it. When nothing is held any more, all sales end.
+        """
+        return self._add(Ticket("sell", self.index, quantity, limit, stop, trail))
+
+    def cancel(self, *tickets: Ticket) -> None:
+        """Take orders back; all if none is named."""
+        self.changed = True
+        for ticket in tickets or tuple(self.orders):
+            ticket.alive = False
+
+    def _add(self, ticket: Ticket) -> Ticket:
+        self.changed = True
+        ticket.number = self.given
+        self.given += 1
+        self.orders.append(ticket.check())
+        return ticket
+
+
+OnBucket = Callable[[Context], float | None]
+"""Called at the close of every bar: the target from -1 to 1, as of a signal, or None for no wish."""
