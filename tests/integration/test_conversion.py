@@ -86,7 +86,7 @@ async def candle(db: Connection, market: str, close: float, age: str) -> None:
     given = {"market": market, "close": close, "age": age}
     await db.execute(
         """INSERT INTO bucket_feed (market_id, timeframe_id, collect_since, newest)
-           SELECT m.id, 1, '2020-01-01Z', now() - %(age)s::interval
+           SELECT m.id, 1, '2020-01-01Z', date_trunc('minute', now() - %(age)s::interval)
              FROM market m JOIN exchange e ON e.id = m.exchange_id
             WHERE e.name || ':' || m.symbol = %(market)s""",
         given,
