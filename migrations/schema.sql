@@ -4830,7 +4830,9 @@ CREATE OR REPLACE VIEW feeds AS
                                               FROM unnest(f.covered * tstzmultirange(tstzrange(w.start, w.stop))) r)
                                      / extract(epoch FROM w.stop - w.start), 1)) END AS progress,
          (SELECT count(*) FROM gap g WHERE g.market_id = f.market_id AND g.timeframe_id = f.timeframe_id) AS gaps,
-         f.refused, f.last_error
+         f.refused,
+         coalesce(f.last_error, CASE WHEN f.enabled AND NOT e.replay AND f.collect_since > clock_timestamp()
+                                     THEN 'collect_since is in the future: nothing is fetched until then' END) AS last_error
     FROM bucket_feed f
     JOIN market m ON m.id = f.market_id
     JOIN exchange e ON e.id = m.exchange_id
@@ -4846,3 +4848,4 @@ CREATE OR REPLACE VIEW feeds AS
                        UNION ALL SELECT NULL, s.stop WHERE coalesce(f.collect_since, f.listed_at, lower(o.covered)) IS NULL) w;
 COMMENT ON COLUMN bucket_gap.kind IS 'not_fetched: the venue was not asked about all of it; no_trades: the venue confirmed that nobody traded; outage: it was asked and gave none; before_listing: the same before the first candle of all. Before the first and after the newest of a derived series: why smaller ones are missing.';
 COMMENT ON COLUMN feeds.lag IS 'How long a newer candle could have been there already; NULL: not kept up to date, offline, or replayed on another clock. Of a derived feed: behind its source.';
+COMMENT ON COLUMN feeds.last_error IS 'Why it could not be served the last time, or why nothing can come; NULL after a good one.';

@@ -69,7 +69,10 @@ SELECT m.id, m.exchange_id, e.name AS exchange_name, m.symbol, m.active
 """
 
 SOME = """
-SELECT string_agg(name, ', ' ORDER BY name) AS names FROM (
+SELECT string_agg(name, ', ' ORDER BY name)
+       || coalesce((SELECT format(' and %%s more', count(*) - 5) FROM market WHERE active HAVING count(*) > 5), '')
+       AS names
+  FROM (
   SELECT e.name || ':' || m.symbol AS name FROM market m JOIN exchange e ON e.id = m.exchange_id
    WHERE m.active ORDER BY e.name <> %s, m.symbol LIMIT 5) few
 """

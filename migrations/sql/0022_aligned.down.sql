@@ -63,3 +63,4 @@ COMMENT ON COLUMN feeds.lag IS 'How long a newer candle could have been there al
 COMMENT ON COLUMN bucket_gap.kind IS 'not_fetched: the venue was not asked about all of it; no_trades: the venue confirmed that nobody traded; outage: it was asked and gave none; before_listing: the same before the first candle of all.';
 ALTER TABLE bucket DROP CONSTRAINT time_close_is_where_a_candle_of_the_timeframe_closes;
 COMMENT ON COLUMN bucket_feed.keep IS 'How long candles are kept: older ones are deleted, and not fetched. NULL: for ever.';
+COMMENT ON COLUMN feeds.last_error IS 'Why it could not be served the last time; NULL after a good one.';

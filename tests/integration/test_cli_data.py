@@ -90,6 +90,8 @@ def test_from_an_account_to_candles(
     cli("bucket", "import", str(file), "--market", "sim:BTC/USDT", "--timeframe", "1h")
     shown = cli("bucket", "gaps").stdout
     assert re.search(r"^sim:BTC/USDT +1h +(not_fetched|outage) +1 +2 ", shown, re.MULTILINE)
+    assert cli("bucket", "gaps", "sim:*/USDT", "1h").stdout == shown
+    assert cli("bucket", "gaps", "s*", "1m").stdout == cli("bucket", "gaps", "other:*").stdout != shown
     assert "2024-01-01 04:00:00" in cli("bucket", "show", "sim:BTC/USDT", "1h", "--last", "1").stdout
     out = str(tmp_path / "out.xlsx")
     assert refused(cli("bucket", "export", "sim:BTC/USDT", "1h", out)).startswith(f"{out}: the name must end in .csv")

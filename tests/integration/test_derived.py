@@ -304,3 +304,13 @@ async def test_an_empty_derived_series_lacks_what_its_source_lacks(db: Connectio
     await declare_gaps(db, 1, timeframe_named("1m"), "no_trades")
     await follow(db)
     assert await fetch_all(db, gaps) == []
+
+
+async def test_a_feed_that_begins_in_the_future_says_so(db: Connection) -> None:
+    ask = "SELECT last_error FROM feeds WHERE timeframe = '1m'"
+    await db.execute("INSERT INTO bucket_feed (market_id, timeframe_id, collect_since) VALUES (1, 1, '2999-01-01Z')")
+    assert "collect_since is in the future" in (await fetch_one(db, ask)).last_error
+    await db.execute("UPDATE bucket_feed SET last_error = 'the venue is down'")
+    assert (await fetch_one(db, ask)).last_error == "the venue is down"
+    await db.execute("UPDATE bucket_feed SET last_error = NULL, collect_since = '2024-01-01Z'")
+    assert (await fetch_one(db, ask)).last_error is None

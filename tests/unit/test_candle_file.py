@@ -106,6 +106,25 @@ def test_months_may_be_stamped_with_their_last_day(tmp_path: Path) -> None:
         read_file(write(tmp_path, ["1706572800000,1,2,0.5,1.5,10"]), month, "close")
 
 
+def test_what_is_plain_is_said(tmp_path: Path) -> None:
+    """What to do about a file that only looks otherwise than ours."""
+    for separator, name in ((";", r"semicolons \(;\)"), ("\t", "tabs"), ("|", "bars .*")):
+        lines = [line.replace(",", separator) for line in (HEADER, *GOOD)]
+        for given in (lines, lines[1:]):
+            (tmp_path / "s.csv").write_text("\n".join(given))
+            with pytest.raises(InputError, match=f"s.csv, line 1: the fields are separated by {name}; they must be by"):
+                read_file(tmp_path / "s.csv", MINUTE)
+    with pytest.raises(InputError, match=r"line 3: .* is before the candle above it; the file goes from new to old"):
+        read_file(write(tmp_path, GOOD[::-1]), MINUTE)
+    with pytest.raises(InputError, match=r"is before the candle above it$"):
+        read_file(write(tmp_path, [GOOD[0], GOOD[2], GOOD[1]]), MINUTE)
+    last_days = ["1706659200000,1,2,0.5,1.5,10", "1709164800000,1,2,0.5,1.5,10"]
+    with pytest.raises(InputError, match=r"is not where a 1M candle may open; they all fit .*: --stamp close$"):
+        read_file(write(tmp_path, last_days), timeframe_named("1M"))
+    with pytest.raises(InputError, match=r"is not where a 1M candle may open$"):
+        read_file(write(tmp_path, [last_days[0], "1708164800000,1,2,0.5,1.5,10"]), timeframe_named("1M"))
+
+
 def test_hours_given_as_minutes_are_noticed(tmp_path: Path) -> None:
     lines = [f"{1704067200000 + i * 3600_000},1,2,0.5,1.5,10" for i in range(5)]
     assert len(read_file(write(tmp_path, lines), timeframe_named("1h"))) == 5

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from trader.cli import bucket
-from trader.cli._screen import Rows
+from trader.cli._screen import Rows, more
 
 COLUMNS = ["strategy", "enabled", "unit", "equity", "profit", "return_percent", "trades", "error"]
 ROWS: list[list[Any]] = [
@@ -61,3 +61,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
             show(7, None)
             show(9, 12)
         assert capsys.readouterr().err == said
+
+
+def test_a_list_says_how_many_more_there_are() -> None:
+    assert [more(count, 5) for count in (0, 5, 6, 400)] == ["", "", " and 1 more", " and 395 more"]

@@ -1,5 +1,6 @@
 """Candle files, checked as a whole before one row of them is stored."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -112,12 +113,28 @@ def _read(raw: Raw, timeframe: Timeframe, stamp: Stamp | None, kind: Format, now
     except BadCandleError as error:
         names = dict(zip(("time_open", *VALUES), raw.layout.names, strict=True))
         names["time_open"] = raw.layout.time
-        raise raw.bad(error.index, names[error.field], error.problem) from None
+        hint = _hint(raw, stamps, candles, timeframe, meaning) if error.field == "time_open" else ""
+        raise raw.bad(error.index, names[error.field], error.problem + hint) from None
     _check_overlap(raw, candles, timeframe)
     _check_length(raw, candles, timeframe)
     _check_closed(raw, candles, timeframe, now)
     known = raw.layout.format or f"columns {','.join(raw.layout.names)}"
     return File(raw.where, candles, f"{raw.container}, {known}, times {unit} at the {meaning}")
+
+
+def _hint(raw: Raw, stamps: Times, candles: Candles, timeframe: Timeframe, meaning: Stamp) -> str:
+    """What to do about times that cannot be, where it is plain what they are."""
+    steps = np.diff(stamps)
+    if len(steps) and (steps < 0).all():
+        return (
+            "; the file goes from new to old, and must go from old to new: turn its lines around, as "
+            "`tail -n +2 FILE | tac` does after a header"
+        )
+    if meaning == "open" and not timeframe.aligned(candles.time_open).all():
+        with contextlib.suppress(InputError):
+            openings(raw, stamps, timeframe, "close")
+            return "; they all fit as times at which candles close: --stamp close"
+    return ""
 
 
 def _check_overlap(raw: Raw, candles: Candles, timeframe: Timeframe) -> None:

@@ -17,6 +17,7 @@ from trader.errors import InputError
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 BLANK = " \t"
+SEPARATORS = {";": "semicolons (;)", "\t": "tabs", "|": "bars (|)"}
 LONGEST = 40
 """Characters of a time."""
 
@@ -36,6 +37,7 @@ def read_csv(text: str, where: str, container: str) -> Raw:
         raise InputError(f"{where}: holds no candles")
     head, _, rest = text.partition("\n")
     fields = next(iter(csv.reader([head])), []) if "\r" not in head and "\0" not in head else [head]
+    _check_separator(head, f"{where}, line 1")
     bare = bool(head.strip()) and all(map(_is_number, fields))
     layout = by_count(len(fields), f"{where}, line 1") if bare else by_names(fields, f"{where}, line 1")
     body = (text if bare else rest).rstrip("\n")
@@ -53,6 +55,14 @@ def read_csv(text: str, where: str, container: str) -> Raw:
         lambda index: f"line {index + first_line}",
         np.ascontiguousarray(numbers[:, 5]) if layout.close_position is not None else None,
     )
+
+
+def _check_separator(head: str, place: str) -> None:
+    for separator, name in SEPARATORS.items():
+        if head.count(separator) >= len(FIELDS) - 1 > head.count(","):
+            raise InputError(
+                f"{place}: the fields are separated by {name}; they must be by commas, with decimal points"
+            )
 
 
 def _is_number(text: str) -> bool:

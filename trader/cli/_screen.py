@@ -111,3 +111,8 @@ def _text(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     return escape(str(value))
+
+
+def more(count: int, shown: int) -> str:
+    """The end of a list of which only some are shown: how many more there are."""
+    return f" and {count - shown} more" if count > shown else ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -44,11 +45,12 @@ SELECT g.market, g.timeframe, g.gap_from, g.gap_to, g.missing, g.kind::text, g.c
  ORDER BY g.market, t.id, g.gap_from
 """
 
-# Without a market: how many there are of which kind, for a feed of years has thousands.
+# Of several markets: how many there are of which kind, for a feed of years has thousands.
 GAP_COUNTS = """
 SELECT g.market, g.timeframe, g.kind::text, count(*) AS gaps, sum(g.missing)::int8 AS missing,
        min(g.gap_from) AS first, max(g.gap_to) AS last
   FROM bucket_gap g JOIN timeframe t ON t.name = g.timeframe
+ WHERE g.timeframe = coalesce(%s, g.timeframe)
  GROUP BY g.market, g.timeframe, t.id, g.kind ORDER BY g.market, t.id, g.kind
 """
 
@@ -274,13 +276,15 @@ async def _show(market: str, timeframe: str, last: int) -> None:
 
 @app.command()
 def gaps(
-    market: Annotated[str, typer.Argument(help="exchange:symbol; all, counted by kind, if not given.")] = "",
+    market: Annotated[
+        str, typer.Argument(help="exchange:symbol, or a pattern as in 'binance:*/USDT', which counts them by kind.")
+    ] = "*",
     timeframe: Annotated[str, typer.Argument(help="1m, 5m, 1h, 1d, 1M, ...; all if not given.")] = "",
     last: Annotated[int, typer.Option(min=1, max=10_000, help="How many of them, the newest.")] = 50,
 ) -> None:
     """Show which candles are missing, and why: not_fetched, no_trades, outage or before_listing.
 
-    Example: tallydesk bucket gaps binance:BTC/USDT 1m --last 10
+    Example: tallydesk bucket gaps binance:BTC/USDT 1m --last 10, or: tallydesk bucket gaps 'binance:*/USDT'
     """
     asyncio.run(_gaps(market, timeframe, last))
 
@@ -292,8 +296,8 @@ async def _gaps(market: str, timeframe: str, last: int) -> None:
 
     length = timeframe_named(timeframe).name if timeframe else None
     async with session() as (_, connection):
-        if not market:
-            rows = await fetch_all(connection, GAP_COUNTS)
+        if any(sign in market for sign in "*?["):
+            rows = [row for row in await fetch_all(connection, GAP_COUNTS, [length]) if fnmatchcase(row.market, market)]
             columns = ["market", "timeframe", "kind", "gaps", "missing", "first", "last"]
             print_rows("gaps", columns, [*map(list, rows)])
             return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trader.cli._moment import moment
-from trader.cli._screen import print_rows
+from trader.cli._screen import more, print_rows
 from trader.cli._session import session
 from trader.errors import InputError
 
@@ -134,7 +134,7 @@ async def _markets(connection: "Connection", exchange: str, patterns: str) -> di
         if not open_ones:
             listed = [row.symbol for row in rows if row.active]
             problem = f"{exchange} does not list it any more" if meant else f"{exchange} has none of that name"
-            some = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+            some = ", ".join(listed[:5]) + more(len(listed), 5)
             raise InputError(f"market {pattern!r}: {problem}; there is {some}")
         found |= {row.symbol: row.id for row in open_ones}
     return found
@@ -218,7 +218,7 @@ async def _switch(exchange: str, markets: str, timeframes: str, *, on: bool) -> 
             and any(fnmatchcase(row.symbol, pattern) for pattern in patterns)
         ]
         if not meant:
-            some = ", ".join(f"{row.symbol} {row.timeframe}" for row in rows[:5])
+            some = ", ".join(f"{row.symbol} {row.timeframe}" for row in rows[:5]) + more(len(rows), 5)
             raise InputError(f"{exchange}: no feed is {markets} {timeframes}".rstrip() + f"; there is {some}")
         if on and any(row.offline for row in meant):
             raise InputError(f"exchange {exchange}: {OFFLINE}")

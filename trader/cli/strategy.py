@@ -210,12 +210,13 @@ async def _add(
 
 async def _find(connection: "Connection", what: str, name: str, statement: LiteralString, source: str) -> int:
     """The number of what is called `name`; InputError lists what there is."""
+    from trader.cli._screen import more
     from trader.db import fetch_all
 
     known = {row.name: row.id for row in await fetch_all(connection, statement)}
     if name in known:
         return int(known[name])
-    shown = ", ".join(list(known)[:MOST_SHOWN]) + (", ..." if len(known) > MOST_SHOWN else "")
+    shown = ", ".join(list(known)[:MOST_SHOWN]) + more(len(known), MOST_SHOWN)
     raise InputError(f'unknown {what} "{name}": there is {shown or f"none yet ({source})"}')
 
 
