@@ -140,6 +140,20 @@ def test_what_the_candles_do_not_have_an_altered_future_has() -> None:
     assert "where they go on halved" in finding.text
 
 
+class AfraidOfFarCrashes(SmaCross):
+    """The same, of a fall 1,200 bars later."""
+
+    def signal(self, candles: pd.DataFrame) -> pd.Series:
+        crash = candles["close"].shift(-1_200) < candles["close"] * 0.6
+        return super().signal(candles).where(~crash, 0.0)
+
+
+def test_a_far_future_is_altered_too() -> None:
+    finding = wrong(AfraidOfFarCrashes(CROSS))
+    assert finding.kind == "future"
+    assert finding.text.endswith("are halved 0: a difference of 1")
+
+
 class Remembering(SmaCross):
     """It keeps what it knew of the whole in mind, which would hide that it peeks."""
 
@@ -179,7 +193,7 @@ def test_too_short_a_warm_up_is_caught(strategy: SmaCross) -> None:
     assert (finding.kind, finding.index) == ("warm-up", entries[entries >= strategy.warm_up][0])
     assert (finding.target, finding.instead) == (1.0, 0.0)
     assert f"with its warm-up of {strategy.warm_up}" in finding.text
-    assert f"; {strategy.params.slow} candles agree" in finding.text
+    assert f"; there {strategy.params.slow} candles agree" in finding.text
 
 
 class SinceTheBeginning(Simple):
@@ -189,6 +203,20 @@ class SinceTheBeginning(Simple):
 
 def test_one_that_depends_on_all_that_was_is_caught() -> None:
     assert wrong(SinceTheBeginning()).kind == "warm-up"
+
+
+class Grudging(SmaCross):
+    """Out for ever if it was much dearer once; in the candles it never was."""
+
+    def signal(self, candles: pd.DataFrame) -> pd.Series:
+        dearer = candles["close"].cummax() > candles["close"] * 1.6
+        return super().signal(candles).where(~dearer, 0.0)
+
+
+def test_another_past_shows_what_the_candles_do_not_have() -> None:
+    finding = wrong(Grudging(CROSS))
+    assert finding.kind == "warm-up"
+    assert "with the 1,020 that a live run sees, and others before them" in finding.text
 
 
 class Carrying(Simple):

@@ -185,16 +185,16 @@ class _Check:
                 yield from self._found(_Trial("future", frame, targets, start, 0, first, second))
 
     def _far_future(self) -> Iterator[Finding]:
-        """All candles up to a bar, and all with the rest shuffled."""
+        """All candles up to a bar, and all with the rest altered."""
         passed = self.warm_up - 1  # shorter ones say nothing that counts
         for cut in self._cuts(PREFIXES):
             finding = self._judge(self._prefix(cut))
             if finding is not None:
                 yield self._earliest(passed, cut, finding)
             passed = cut
-        for cut in self._cuts(2):
-            frame = _joined(self.candles.iloc[:cut], self._altered(self.candles.iloc[cut:], "shuffled"))
-            second = f"where those after {self._moment(cut - 1)} are shuffled"
+        for cut, how in zip(self._cuts(len(ALTERED)), ALTERED, strict=False):  # fewer cuts where few bars are tried
+            frame = _joined(self.candles.iloc[:cut], self._altered(self.candles.iloc[cut:], how))
+            second = f"where those after {self._moment(cut - 1)} are {how}"
             yield from self._found(_Trial("future", frame, self.whole[:cut], 0, 0, "with all candles", second))
 
     def _at_changes(self) -> Iterator[Finding]:
@@ -285,7 +285,7 @@ class _Check:
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
             too_few, enough = (too_few, middle) if self._agrees(bar, middle) else (middle, enough)
-        return replace(finding, text=f"{finding.text}; {enough:,} candles agree")
+        return replace(finding, text=f"{finding.text}; there {enough:,} candles agree")
 
     def _agrees(self, bar: int, length: int) -> bool:
         """Whether the last `length` candles say at a bar what all say."""
