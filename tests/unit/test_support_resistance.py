@@ -149,6 +149,15 @@ def test_it_is_in_over_a_support_and_out_at_a_resistance() -> None:
         assert made.signal(candles).tolist() == [0, 0, 0, 1, 1, 1, 1, 1, target, 1], close  # at the end it broke
 
 
+def test_a_close_that_touches_the_resistance_with_the_tolerance_is_at_it() -> None:
+    # 104 x 1.0625 = 110.5, without a rest in binary either
+    before = (*UNDER_A_CEILING[:4], (105, 110.5, 104, 110.5), (110, 110.4, 106, 107), *UNDER_A_CEILING[6:])
+    for close, target in ((103.9, 1.0), (104.0, 0.0)):
+        candles = drawn(*before, (105, 108, 103, close))
+        assert strategy(1.0625).resistance(candles)[-1] == 110.5
+        assert strategy(1.0625).signal(candles).iloc[-1] == target
+
+
 def test_it_is_out_without_a_support() -> None:
     candles = drawn(*FLOOR, (104, 105, 101, 104), (104, 105, 100, 104), (104, 105, 103, 104))
     assert strategy().signal(candles).tolist() == [0, 0, 0, 1, 1, 0, 0]
