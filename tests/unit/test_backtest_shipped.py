@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from strategies.momentum import Momentum
+from strategies.moving_average import MovingAverage
 from strategies.sma_cross import SmaCross
+from strategies.support_resistance import SupportResistance
 from tests.unit.backtest_referee import Referee
 from tests.unit.test_backtest_array import assert_same
 from trader.backtest.array import run
@@ -20,6 +22,8 @@ from trader.strategy import Strategy, evaluate
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 LAST = 3_000
+
+SHIPPED: list[Strategy[Any]] = [SmaCross(), Momentum(), SupportResistance(), MovingAverage()]
 
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "bitfinex_BTC-USD_1h_2016_derived.csv.gz": (
@@ -47,7 +51,7 @@ def frame_of(name: str, timeframe: str) -> pd.DataFrame:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("strategy", [SmaCross(), Momentum()], ids=lambda strategy: type(strategy).__name__)
+@pytest.mark.parametrize("strategy", SHIPPED, ids=lambda strategy: type(strategy).__name__)
 def test_engines_and_referee_agree_on_real_candles(name: str, strategy: Strategy[Any]) -> None:
     timeframe, rules = FILES[name]
     frame, terms = frame_of(name, timeframe), parse_settings(rules)

@@ -60,6 +60,14 @@ def test_a_module_that_is_not_found_says_where_to_put_it() -> None:
         load("brekout:Breakout")
 
 
+@pytest.mark.usefixtures("breakout")
+def test_the_page_s_check_passes_its_own_strategy(capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = re.findall(r"```py\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    closes = (100 + np.random.default_rng(1).normal(0, 0.3, 3_000).cumsum()).tolist()
+    exec(code, {"strategy": load("breakout:Breakout"), "candles": frame(closes)})
+    assert capsys.readouterr().out.startswith("nothing found\n")
+
+
 def test_the_page_names_every_shipped_strategy() -> None:
     named = set(re.findall(r"`(strategies\.\w+):(\w+)`", DOCS.read_text()))
     files = {f"strategies.{path.stem}" for path in (DOCS.parents[1] / "strategies").glob("[!_]*.py")}

@@ -9,12 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategies.momentum import Momentum, MomentumParams
+from strategies.moving_average import MovingAverage, MovingAverageParams
 from strategies.sma_cross import SmaCross, SmaCrossParams
+from strategies.support_resistance import SupportResistance, SupportResistanceParams
 from trader.strategy import Strategy, evaluate
 
 SHIPPED: list[Strategy[Any]] = [
     *(SmaCross(SmaCrossParams(price=price, fast=2, slow=7)) for price in ("ohlc4", "hl2", "close")),  # type: ignore[arg-type]
     Momentum(MomentumParams(wick_period=3, rsi_period=4, jump=1.5)),
+    SupportResistance(SupportResistanceParams(tolerance=1.002, memory=30)),
+    MovingAverage(MovingAverageParams(period=5)),
 ]
 
 

@@ -52,7 +52,10 @@ def test_a_class_is_found_by_name_and_takes_its_defaults() -> None:
         ("SmaCross", ["write module:Class"]),
         ("strategies.sma_cross:", ["write module:Class"]),
         ("nowhere:SmaCross", ['no module "nowhere"']),
-        ("strategies.nowhere:SmaCross", ['no module "strategies.nowhere"', "momentum, sma_cross"]),
+        (
+            "strategies.nowhere:SmaCross",
+            ['no module "strategies.nowhere"', "momentum, moving_average, sma_cross, support_resistance"],
+        ),
         ("strategies.sma_cross:Sma", ['no class "Sma"', "SmaCross"]),
         ("strategies.sma_cross:Field", ['"Field"', "SmaCross"]),
         ("strategies.sma_cross:Strategy", ['"Strategy"', "SmaCross"]),
