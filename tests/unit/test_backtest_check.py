@@ -60,8 +60,17 @@ class Peeking(SmaCross):
         return super().signal(candles.assign(close=candles["close"].shift(-1).ffill()))
 
 
-def test_one_that_peeks_one_bar_ahead_is_caught_at_the_first_bar_where_it_shows() -> None:
-    candles, strategy = walk(), Peeking(CROSS)
+class PeekingLater(Peeking):
+    """The same, but honest for two weeks."""
+
+    def signal(self, candles: pd.DataFrame) -> pd.Series:
+        honest = SmaCross(self.params).signal(candles)
+        return honest.where(candles.index < pd.Timestamp("2024-01-15", tz="UTC"), super().signal(candles))
+
+
+@pytest.mark.parametrize("strategy", [Peeking(CROSS), PeekingLater(CROSS)])
+def test_one_that_peeks_one_bar_ahead_is_caught_at_the_first_bar_where_it_shows(strategy: SmaCross) -> None:
+    candles = walk(20_000)
     whole = evaluate(strategy, candles)
     ends = range(CROSS.slow, len(candles))
     first = next(n - 1 for n in ends if evaluate(strategy, candles.iloc[:n]).iloc[-1] != whole.iloc[n - 1])
@@ -111,6 +120,18 @@ def test_one_that_sees_far_ahead_is_caught_at_its_first_bar() -> None:
     first = int(evaluate(FarSighted(), walk()).to_numpy().argmax())
     assert (finding.kind, finding.index, finding.target, finding.instead) == ("future", first, 1.0, 0.0)
     assert "with all candles it is 1, where they end at " in finding.text
+
+
+class FarSightedLater(Simple):
+    """In as long as it knows that there will be candles, from a day on."""
+
+    def inside(self, close: pd.Series) -> pd.Series:
+        return (close.shift(-1_200) > 0) & (close.index >= pd.Timestamp("2024-05-01", tz="UTC"))
+
+
+def test_prefixes_are_halved_down_to_the_first_bar() -> None:
+    finding = wrong(FarSightedLater(), walk(30_000))
+    assert (finding.kind, finding.time) == ("future", pd.Timestamp("2024-05-01", tz="UTC"))
 
 
 class FarSightedOnce(Simple):

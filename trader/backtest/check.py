@@ -223,8 +223,8 @@ class _Check:
     # How it is judged
 
     def _ask(self, frame: "DataFrame") -> Floats:
-        """The targets over `frame`: by an object of its own, of candles of its own, so that nothing is remembered."""
-        return evaluate(copy.deepcopy(self.strategy), frame.copy()).to_numpy()
+        """The targets over `frame`, by an object of its own, so that nothing is remembered from other candles."""
+        return evaluate(copy.deepcopy(self.strategy), frame).to_numpy()
 
     def _part(self, frame: "DataFrame", bar: int) -> Floats | Finding:
         """As `_ask`, of a part of the candles: a finding at `bar` if the strategy stops."""
