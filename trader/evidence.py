@@ -74,6 +74,22 @@ class Seen:
     makers: dict[str, OrderReport | None]
     """What the venue says of the order of each of them, by its own number for it. None: it does not say."""
 
+    def same_trades(self, later: "Seen") -> bool:
+        return {fill.trade_id for fill in self.trades} == {fill.trade_id for fill in later.trades}
+
+    def moved_by_others(self, base: str, quote: str) -> dict[str, Decimal]:
+        """What executions that bear somebody's name did to the two assets; their booking waits for ours in flight."""
+        moved = {base: Decimal(0), quote: Decimal(0)}
+        for fill in self.trades:
+            maker = self.makers.get(fill.venue_order_id)
+            if maker is not None and maker.client_order_id is not None:
+                sign = 1 if fill.side == "buy" else -1
+                moved[base] += sign * fill.quantity
+                moved[quote] -= sign * fill.quantity * fill.price
+                if fill.fee_asset in moved:
+                    moved[fill.fee_asset] -= fill.fee
+        return moved
+
 
 @dataclass(slots=True)
 class Traces:
@@ -101,7 +117,9 @@ class Traces:
             return report, None
         found = _trades(row, suspect, seen)
         if found is None and suspect.balances_tell:
-            found = await _balances(pool, exchange, row, suspect)
+            found = await _balances(pool, exchange, row, suspect, seen)
+            if found is not None and not seen.same_trades(await self._seen(pool, exchange, row, suspect)):
+                return None, "not found, and somebody trades here: what the balances say is not clear yet"
         if found is None:
             return None, None
         if not suspect.others:
@@ -173,17 +191,19 @@ def could_be(row: Any, fills: Iterable[FillReport]) -> bool:
     return bool(sum(fill.quantity * fill.price for fill in fills) <= row.sent_quote_quantity)
 
 
-async def _balances(pool: Pool, exchange: Exchange, row: Any, suspect: Any) -> str | None:
+async def _balances(pool: Pool, exchange: Exchange, row: Any, suspect: Any, seen: Seen) -> str | None:
     """For a venue that hides the execution, too: both assets have moved as the order would have moved them.
 
-    Asked only while no other order of the account is at the venue, so that nothing else of ours moves them.
+    Asked only while no other order of the account is at the venue, so that nothing else of ours moves them. What
+    others are seen to have traded is theirs.
     """
     before = await _books(pool, row, suspect)
     at_venue = {one.asset: one.total for one in await exchange.balances()}
     after = await _books(pool, row, suspect)
     if before != after:
         return None  # something was booked meanwhile: this reading tells nothing
-    moved = {code: at_venue.get(code, Decimal(0)) - expected for code, expected in after.items()}
+    others = seen.moved_by_others(suspect.base, suspect.quote)
+    moved = {code: at_venue.get(code, Decimal(0)) - expected - others[code] for code, expected in after.items()}
     got, gave = (suspect.base, suspect.quote) if row.side == "buy" else (suspect.quote, suspect.base)
     if not (moved[got] > 0 > moved[gave]) or not _is_small_enough(row, suspect, moved):
         return None

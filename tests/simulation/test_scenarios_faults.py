@@ -136,6 +136,21 @@ def test_s09_a_venue_that_hides_the_execution_too_is_told_by_its_balances(desk: 
     assert len(desk.posts()) == (1 if done else 2)
 
 
+def test_s09_what_somebody_traded_is_taken_off_what_balances_tell(desk: Desk, human: Any) -> None:
+    """look-up says not-found and it is true; somebody's trade is in the balances, and cannot be booked while the order
+    is in doubt -> it is his by its name: sent once more, nobody is asked."""
+    assert desk.process("reconcile", "main").wait() == 0
+    desk.venue.fault("drop_request")
+    desk.execute("UPDATE account SET receive_window = '3 s'")
+    order = desk.order("s", quote_quantity="60")
+    desk.trader()
+    desk.wait_for("SELECT EXISTS (SELECT FROM order_in_doubt)")
+    human.create_order(SYMBOL, "market", "buy", 0.0011)
+    assert desk.wait_for_status(order, "filled", "denied").status == "filled"
+    assert desk.value("SELECT count(*) FROM incident") == 0
+    assert len(desk.venue.orders()) == 2
+
+
 def test_s09_an_order_that_only_its_number_finds_is_ours(desk: Desk) -> None:
     """look-up by our name says not-found -> found through its execution, by the venue's number for it."""
     desk.venue.fault("drop_answer")
