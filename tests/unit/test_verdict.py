@@ -4,8 +4,8 @@ import subprocess
 import sys
 from typing import Any
 
-import ccxt
 import pytest
+from ccxt.base import errors
 
 from trader.errors import Fatal, Refused, Retry, Unknown
 from trader.exchange.verdict import Failure, judge
@@ -25,7 +25,7 @@ FATAL = ("AuthenticationError", "PermissionDenied", "AccountSuspended")
 RETRY = ("DDoSProtection", "RateLimitExceeded", "OnMaintenance", "InvalidNonce")
 NOT_PLACED = {name: kind for names, kind in ((REFUSED, Refused), (FATAL, Fatal), (RETRY, Retry)) for name in names}
 EVERY_CLASS = sorted(
-    name for name, value in vars(ccxt).items() if isinstance(value, type) and issubclass(value, ccxt.BaseError)
+    name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.BaseError)
 )
 
 
