@@ -30,6 +30,8 @@ from trader.clock import to_milliseconds
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one
 from trader.errors import InputError
 
+pytestmark = pytest.mark.any_server
+
 MINUTE = timeframe_named("1m")
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 SEED = """

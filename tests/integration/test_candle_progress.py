@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.plugins.simulator import ROOT
+
+pytestmark = pytest.mark.any_server
 
 SEED = """
 INSERT INTO asset (code) VALUES ('BTC'), ('USDT');

@@ -13,6 +13,8 @@ import pytest
 from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT, Simulator
 
+pytestmark = pytest.mark.any_server
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 

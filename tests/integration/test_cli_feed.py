@@ -18,6 +18,8 @@ from tests.plugins.simulator import ROOT
 from trader.cli._feed_watch import Pace
 from trader.cli.feed import short
 
+pytestmark = pytest.mark.any_server
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SEED = """
 INSERT INTO asset (code) SELECT 'A' || n FROM generate_series(1, 30) n;

@@ -15,6 +15,8 @@ from tests.plugins import _nursery
 from trader.cli.strategy import app
 from trader.errors import InputError
 
+pytestmark = pytest.mark.any_server
+
 SMA = ("--class", "strategies.sma_cross:SmaCross", "--market", "binance:BTC/USDT", "--timeframe", "1h")
 
 SETUP = """

@@ -15,6 +15,8 @@ import pytest
 
 from tests.plugins.simulator import ROOT
 
+pytestmark = pytest.mark.any_server
+
 TEXT = (ROOT / "docs" / "candles.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|sql|python)\n(.*?)```\n(?:```\n(.*?)```\n)?", TEXT, re.DOTALL)
 SEED = """
