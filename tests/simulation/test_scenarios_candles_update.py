@@ -105,6 +105,7 @@ def test_s39_two_jobs_on_one_feed_at_once(make_desk: Callable[..., Desk], monkey
     desk.wait_for("SELECT count(*) = 5 FROM role_status WHERE alive")
     now = datetime.fromtimestamp(desk.venue.clock()["market"] / 1000, UTC)
     since = (now - timedelta(days=10)).replace(second=0, microsecond=0)
+    desk.venue.fault("delay_answer", "GET /api/v3/klines", seconds=0.3, times=None)  # time for the others to come
     desk.execute(FEED, since)
     newest, seen = [], set()
     while desk.value("SELECT count(*) < 14_000 FROM bucket"):
@@ -114,6 +115,7 @@ def test_s39_two_jobs_on_one_feed_at_once(make_desk: Callable[..., Desk], monkey
     found = [one for one in newest if one is not None]
     assert all(a <= b for a, b in pairwise(found))
     assert len(seen) >= 2
+    desk.venue.clear_faults()
     desk.venue.clock(speed=0)
     expected = served(desk, since)
     desk.wait_for("SELECT count(*) = %s FROM bucket", len(expected))
