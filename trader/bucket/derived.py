@@ -10,6 +10,7 @@ from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
 from trader.bucket.candles import Candles
+from trader.bucket.coverage import Span, united
 from trader.bucket.derive import Derived, Ranges, derive, first_of, off_grid, period_opens
 from trader.bucket.feed import Feed
 from trader.bucket.timeframe import Timeframe, Times
@@ -21,8 +22,6 @@ from trader.db import Connection, fetch_all, fetch_one
 MOST = 200_000
 """Smaller candles that one transaction reads at most: a long history is derived in parts, the newest first."""
 
-Span = tuple[int, int]
-"""Half-open, in milliseconds since the epoch."""
 _FIRST, _LAST = 0, to_milliseconds(from_milliseconds(0).replace(year=9000))
 
 # Whoever writes a smaller candle marks this row, so what is read after it is locked is all that was marked.
@@ -160,8 +159,8 @@ class _Derivation:
         """From where to where the smaller candles are all there is, or known to be quiet."""
         first = to_milliseconds(below.first) - (self.smaller.span or 0)
         inside = (first, to_milliseconds(below.newest))
-        united = _united([*_spans(below.quiet), inside])
-        return next(span for span in united if span[0] <= first < span[1])
+        stretches = united([*_spans(below.quiet), inside])
+        return next(span for span in stretches if span[0] <= first < span[1])
 
     async def _derive(self, part: Span, known: Span, since: int, below: Any) -> tuple[Counts, list[Span]]:
         """Bring the rows of a part up to date. Also: which periods of it the venue was not asked about."""
@@ -171,13 +170,13 @@ class _Derivation:
         spans = [(to_milliseconds(hole.gap_from), to_milliseconds(hole.gap_to)) for hole in holes]
         quiet = [span for span, hole in zip(spans, holes, strict=True) if hole.verdict == "no_trades"]
         self._say_what_is_off(source.time_open)
-        derived = derive(source, self.smaller, self.larger, _ranges(_united([*quiet, *_spans(below.quiet)])))
+        derived = derive(source, self.smaller, self.larger, _ranges(united([*quiet, *_spans(below.quiet)])))
         counts = await self._write(derived, part, (max(known[0], since), known[1]), times)
         await self.connection.execute(JUDGE, self.key | times)
         unjudged = [span for span, hole in zip(spans, holes, strict=True) if hole.verdict is None]
         outside = [(part[0], min(known[0], part[1])), (max(known[1], part[0]), part[1])]
         unknown = _minus(_cut([*unjudged, *outside], part), _spans(below.covered))
-        return counts, _united((self._start(start), self._end(end)) for start, end in unknown)
+        return counts, united((self._start(start), self._end(end)) for start, end in unknown)
 
     def _say_what_is_off(self, opens: Times) -> None:
         wrong = off_grid(opens, self.smaller)
@@ -242,16 +241,6 @@ def _multirange(spans: Iterable[Span]) -> "Multirange[Any]":
 
 def _ranges(spans: list[Span]) -> Ranges:
     return Ranges(*(np.array([span[i] for span in spans], dtype=np.int64) for i in (0, 1)))
-
-
-def _united(spans: Iterable[Span]) -> list[Span]:
-    found: list[Span] = []
-    for start, end in sorted(spans):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
-        elif start < end:
-            found.append((start, end))
-    return found
 
 
 def _cut(spans: Iterable[Span], within: Span) -> list[Span]:
