@@ -11,6 +11,8 @@ Every look is a row of `look_up`; an order that stays in doubt for long becomes 
 import asyncio
 import logging
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +25,8 @@ from trader.trader import UNREADABLE, Desk, call_venue, settle_in_transaction, t
 
 log = logging.getLogger("recovery")
 
+LOOKS_AT_ONCE = 50
+"""Orders of one account that are looked up at the same time; a single take may go beyond it by as many."""
 TAKEN_FOR_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 30.0
 CLOCK_UNREAD_SECONDS = 2.0
@@ -108,24 +112,58 @@ class Look:
     """Whether the request could not arrive any more; None: by the receive deadline alone."""
 
 
-async def recover(desk: Desk) -> int:
-    """Free the lanes of dead traders, look up every order in doubt that is due; how many were looked at.
+class Recovery:
+    """Takes what is due and looks it up, each order in a task of its own.
+
+    Nobody waits for a venue that is slow: not the orders of other venues, and not what another dead trader left.
+    """
+
+    def __init__(self, desk: Desk, group: asyncio.TaskGroup, resolved: Callable[[], None]) -> None:
+        self._desk = desk
+        self._group = group
+        self._resolved = resolved
+        """Called after each look: the lane of its order may be free now."""
+        self._looks: dict[asyncio.Task[None], int] = {}
+        """By task, the account whose venue is asked."""
+
+    async def look(self) -> int:
+        """Begin to look up every order that is due; how many there were."""
+        busy = Counter(self._looks.values())
+        free = [account for account in self._desk.exchanges if busy[account] < LOOKS_AT_ONCE]
+        taken = await take_due(self._desk, free)
+        for row in taken:
+            task = self._group.create_task(resolve(self._desk, row))
+            self._looks[task] = row.account_id
+            task.add_done_callback(self._end)
+        return len(taken)
+
+    def stop(self) -> None:
+        """End all looks where they are: whoever starts next takes them up."""
+        for task in self._looks:
+            task.cancel()
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        del self._looks[task]
+        self._resolved()
+
+
+async def take_due(desk: Desk, accounts: Sequence[int]) -> list[Any]:
+    """Free the lanes of dead traders, and take every order of these accounts that is due for a look.
 
     An order that has been in doubt for longer than its account's `doubt_alert` becomes an incident, once.
     """
     async with desk.pool.connection() as connection:
         for row in await fetch_all(connection, OWNERS):
             await connection.execute(FREE_DEAD, {"owner": row.owner})
-        taken = await _take(connection, desk)
+        taken = await _take(connection, desk, accounts)
         for row in await fetch_all(connection, ALERT):
             log.error("order %s: in doubt: %s", row.order_id, row.message)
-    await asyncio.gather(*(resolve(desk, row) for row in taken))
-    return len(taken)
+    return taken
 
 
-async def _take(connection: Connection, desk: Desk) -> list[Any]:
+async def _take(connection: Connection, desk: Desk, accounts: Sequence[int]) -> list[Any]:
     fence = await order.next_fence(connection)
-    parameters = {"accounts": list(desk.exchanges), "limit": 50, "fence": fence}
+    parameters = {"accounts": list(accounts), "limit": LOOKS_AT_ONCE, "fence": fence}
     parameters |= {"taken_for": TAKEN_FOR_SECONDS, "trader": desk.instance}
     return await fetch_all(connection, TAKE, parameters)
 
@@ -144,7 +182,7 @@ async def _resolve(desk: Desk, row: Any) -> None:
         return
     exchange = desk.exchanges[row.account_id]
     try:
-        async with desk.sending:
+        async with desk.sending[row.account_id]:
             wait = await _still_on_its_way(desk, exchange, row)  # before it is asked for: else "not found" is older
             report = await exchange.find(row.symbol, str(row.client_order_id), since=row.submitted_at)
             report, trace = (report, None) if report else await desk.traces.of(desk.pool, exchange, row)

@@ -14,7 +14,7 @@ from trader.config import Settings
 from trader.db import Connection, Identity, connect, end_if_cancelled, first_line, open_pool
 from trader.errors import DatabaseError, TallydeskError
 from trader.exchange.protocol import Exchange
-from trader.recovery import recover
+from trader.recovery import Recovery
 from trader.role import Role
 from trader.stream import Streams
 from trader.trader import Desk, Trader
@@ -71,15 +71,17 @@ async def _run_loops(
     async with asyncio.TaskGroup() as group:
         streams = Streams(trader.desk, group)
         watch = Watch(trader.desk, watching, streams)
+        recovery = Recovery(trader.desk, group, trader.wake.set)
         background = [
             group.create_task(_give_up_when_lost(held)),
             group.create_task(_listen(listening, {"order_queued": trader.wake, "order_cancel": cancels})),
-            group.create_task(_repeat(lambda: _recover(trader), RECOVER_SECONDS)),
+            group.create_task(_repeat(recovery.look, RECOVER_SECONDS)),
             group.create_task(_repeat(watch.look, WATCH_SECONDS, cancels)),
             group.create_task(_repeat(lambda: _new_accounts(settings, trader.desk, budgets), NEW_ACCOUNTS_SECONDS)),
         ]
         await trader.run()
         streams.stop()
+        recovery.stop()
         for task in background:
             task.cancel()
 
@@ -89,12 +91,7 @@ async def _give_up_when_lost(held: Role) -> None:
     raise TallydeskError(f"{held.name} stops: {held.why_lost}")
 
 
-async def _recover(trader: Trader) -> None:
-    if await recover(trader.desk):
-        trader.wake.set()
-
-
-async def _repeat(work: Callable[[], Awaitable[None]], seconds: float, early: asyncio.Event | None = None) -> None:
+async def _repeat(work: Callable[[], Awaitable[object]], seconds: float, early: asyncio.Event | None = None) -> None:
     """Do the work again and again, at least every `seconds`, at once when `early` is set."""
     early = early or asyncio.Event()
     while True:

@@ -13,6 +13,7 @@ Starting is the same as recovering: the loops below first find what an earlier t
 import asyncio
 import gc
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -73,7 +74,10 @@ class Desk:
         default_factory=lambda: tuple(asyncio.Queue() for _ in range(SETTLERS))
     )
     """What became of sends, by settler. One has all of a lane's: a lane is not free before its orders are settled."""
-    sending: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDS_AT_ONCE))
+    sending: defaultdict[int, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(SENDS_AT_ONCE))
+    )
+    """By account id: a venue that is slow holds up nobody else's."""
     gate: Gate = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,7 +178,7 @@ async def send_lane(desk: Desk, lane: Sequence[Claimed]) -> None:
 
 async def send(desk: Desk, claimed: Claimed) -> Outcome:
     """Send one order, if it is still ours and nothing is halted, and say what its answer proves."""
-    async with desk.sending:
+    async with desk.sending[claimed.account_id]:
         ready = await desk.gate.ready(claimed)
         if ready == "halted":
             return Outcome(claimed.id, claimed.fence, "denied", reason="the account was halted before it was sent")

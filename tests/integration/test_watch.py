@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from tests.plugins.books import Books
-from trader import recovery
 from trader.db import Identity, Pool, connect, open_pool
 from trader.exchange.protocol import Exchange, FillReport, OrderReport, Ticker
+from trader.recovery import Recovery
 from trader.stream import Streams, settle_reports
 from trader.trader import Desk
 from trader.watch import Watch
@@ -174,8 +174,54 @@ async def test_a_look_up_that_no_row_can_hold_leaves_the_order_in_doubt(books: B
     venue = Venue()
     venue.fill(name_of(books, bad), number, "0" if number == "v1" else "1")
     venue.fill(name_of(books, good), "v2")
-    assert await recovery.recover(desk_of(pool, venue)) == 2
+    async with asyncio.TaskGroup() as group:
+        assert await Recovery(desk_of(pool, venue), group, lambda: None).look() == 2
     assert (books.state(bad).status, books.state(good).status) == ("submitted", "filled")
     assert books.state(bad).in_doubt_since is not None
     assert [tuple(row) for row in books.execute(INCIDENTS)] == [(bad, "critical", "unreadable execution")]
     assert books.value("SELECT count(*) FROM look_up WHERE order_id = %s AND answer = 'found'", bad) == 1
+
+
+@dataclass
+class Slow(Venue):
+    """A venue that answers no look-up of one order until it is told to."""
+
+    name: str = ""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def find(self, symbol: str, name: str, since: datetime | None = None) -> OrderReport | None:
+        if name == self.name:
+            self.asked.set()
+            await self.answer.wait()
+        return await super().find(symbol, name, since)
+
+
+async def test_a_look_that_takes_long_holds_up_no_other(books: Books, pool: Pool) -> None:
+    """What another trader leaves behind meanwhile is taken and settled; the slow look is made once."""
+    slow, later = (books.queue(type="limit", quantity=1, limit_price=100) for _ in range(2))
+    venue = Slow(name=name_of(books, books.submit(slow, 100)))
+    venue.fill(venue.name, "v1")
+    resolved = asyncio.Event()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        recovery = Recovery(desk_of(pool, venue), group, resolved.set)
+        assert await recovery.look() == 1
+        await venue.asked.wait()
+        venue.fill(name_of(books, books.submit(later, 100)), "v2")
+        assert await recovery.look() == 1
+        await resolved.wait()
+        assert (books.state(slow).status, books.state(later).status) == ("submitted", "filled")
+        venue.answer.set()
+    assert books.state(slow).status == "filled"
+    assert books.value("SELECT count(*) FROM look_up WHERE order_id = %s", slow) == 1
+
+
+async def test_looks_that_are_stopped_are_left_to_whoever_starts_next(books: Books, pool: Pool) -> None:
+    order = books.submit(books.queue(type="limit", quantity=1, limit_price=100), 100)
+    venue = Slow(name=name_of(books, order))
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        recovery = Recovery(desk_of(pool, venue), group, lambda: None)
+        await recovery.look()
+        await venue.asked.wait()
+        recovery.stop()
+    assert books.state(order).status == "submitted"

@@ -24,7 +24,7 @@ from trader.db import Identity, connect, open_pool
 from trader.exchange.protocol import OrderRequest
 from trader.market import sync_markets
 from trader.reconcile import reconcile_account
-from trader.recovery import recover
+from trader.recovery import Recovery
 from trader.service import connect_accounts
 from trader.stream import Streams
 from trader.trader import Desk as TradersDesk
@@ -189,7 +189,7 @@ class TraderThread(threading.Thread):
             stack.push_async_callback(_close, desk)
             async with asyncio.TaskGroup() as group:
                 watch = Watch(desk, watching, Streams(desk, group))
-                group.create_task(_repeat(lambda: recover(desk)))
+                group.create_task(_repeat(Recovery(desk, group, trader.wake.set).look))
                 group.create_task(_repeat(watch.look))
                 group.create_task(_repeat(lambda: _wake(trader)))
                 await trader.run()
