@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trader.errors import Retry, Unknown
-from trader.exchange.limiter import Limited, Said
+from trader.exchange.limiter import WORDED_SHUT_SECONDS, Limited, Said
 from trader.exchange.protocol import OrderRequest
 
 DATE = "Fri, 20 Nov 2026 10:00:42 GMT"
@@ -95,6 +95,26 @@ async def test_too_many_requests_are_told_at_once(
     assert caught.value.after == seconds
     assert limiter.said[-1].shut == seconds
     assert limiter.said[-1].why.startswith(f"HTTP {status}")
+
+
+@pytest.mark.parametrize(
+    ("ccxt_id", "path", "body"),
+    [
+        ("kraken", "/0/public/Time", {"error": ["EGeneral:Too many requests"]}),
+        ("kraken", "/0/public/Time", {"error": ["EAPI:Rate limit exceeded"]}),
+        ("bybit", "/v5/market/time", {"retCode": 10006, "retMsg": "Too many visits!", "result": {}}),
+    ],
+)
+async def test_too_many_requests_in_the_words_of_a_good_answer_are_told_too(
+    scripted: Any, open_live: Callable[..., Any], ccxt_id: str, path: str, body: dict[str, Any]
+) -> None:
+    live, limiter = open_live(ccxt_id), Recorder()
+    live.limit(limiter)
+    scripted.on("GET", path, body)
+    with pytest.raises(Retry):
+        await live.time()
+    assert limiter.said[-1].shut == WORDED_SHUT_SECONDS
+    assert "oo many" in limiter.said[-1].why or "Rate limit" in limiter.said[-1].why
 
 
 @pytest.mark.parametrize(("asks", "checks", "after"), [(1, 1000, 3.0), (2, 1, 2.0)])

@@ -15,6 +15,8 @@ COUNTS_ACCOUNTS = frozenset({"kraken", "bybit"})
 
 SHUT_SECONDS = {429: 10.0, 418: 120.0}
 """For how long nothing is asked after such an answer that does not say it itself."""
+WORDED_SHUT_SECONDS = 2.0
+"""And after one that says so in words alone, as Kraken and Bybit do with HTTP 200: their counts fall each second."""
 LONGEST_SHUT_SECONDS = 3 * 86400.0
 """The longest ban that Binance documents. A longer one is not believed before it has been said again."""
 
@@ -87,6 +89,14 @@ def heard(ccxt_id: str, status: int, url: str, headers: Mapping[str, str] | None
     if shut is None and used is None:
         return None
     return Said(used=used, minute_left=left, shut=shut, why=f"HTTP {status} {text}".strip()[:200] if shut else "")
+
+
+def worded(error: Exception, status: int) -> Said | None:
+    """What an error of ccxt tells, which it read in the words of an answer; None if it is of another kind."""
+    if not {"RateLimitExceeded", "DDoSProtection"} & {base.__name__ for base in type(error).__mro__}:
+        return None
+    words = str(error) if status < 400 else type(error).__name__  # beyond that it has the whole address, signature too
+    return Said(shut=WORDED_SHUT_SECONDS, why=f"HTTP {status} {words}"[:200])
 
 
 def stated(ccxt_id: str, answer: Any) -> Said | None:

@@ -16,7 +16,7 @@ import aiohttp
 
 from trader.clock import to_milliseconds
 from trader.errors import Retry, Unknown
-from trader.exchange.limiter import Limiter, heard, stated
+from trader.exchange.limiter import Limiter, Said, heard, stated, worded
 
 
 @dataclass(slots=True)
@@ -121,8 +121,7 @@ class Tap:
         if call is not None:
             call.answer, call.status, call.headers = None, None, {}
         answer = await super().fetch(*args, **kwargs)  # type: ignore[misc]
-        if self.limiter is not None and (said := stated(self.id, answer)) is not None:  # type: ignore[attr-defined]
-            self.limiter.told(said)
+        self._tell(stated(self.id, answer))  # type: ignore[attr-defined]
         if call is not None:
             call.answer = answer
         return answer
@@ -131,9 +130,18 @@ class Tap:
         call = CALL.get(None)
         if call is not None:
             call.status, call.headers = code, headers or {}
-        if self.limiter is not None and (said := heard(self.id, code, url, headers, reason)):  # type: ignore[attr-defined]
+        said = heard(self.id, code, url, headers, reason)  # type: ignore[attr-defined]
+        self._tell(said)
+        try:
+            return super().handle_errors(code, reason, url, method, headers, *rest)  # type: ignore[misc]
+        except Exception as error:
+            if said is None or said.shut is None:
+                self._tell(worded(error, code))
+            raise
+
+    def _tell(self, said: Said | None) -> None:
+        if self.limiter is not None and said is not None:
             self.limiter.told(said)
-        return super().handle_errors(code, reason, url, method, headers, *rest)  # type: ignore[misc]
 
 
 class _Watch(aiohttp.TraceConfig):
