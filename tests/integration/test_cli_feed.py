@@ -179,7 +179,8 @@ def test_a_watch_on_a_terminal_draws_bars_until_ctrl_c(cli: Cli, environment: di
         os.close(inside)
         try:
             seen, end = "", time.monotonic() + 40
-            while seen.count("0 of 6 feeds are full, 2 not shown; Ctrl-C ends this") < 2 and time.monotonic() < end:
+            while _plain(seen).count("0 of 6 feeds are full, 2 not shown; Ctrl-C ends this") < 2:
+                assert time.monotonic() < end, seen
                 seen += os.read(terminal, 4096).decode(errors="replace")
             assert "━━━━" in seen
             assert "binance:A1/BTC 1m" in seen
@@ -188,6 +189,11 @@ def test_a_watch_on_a_terminal_draws_bars_until_ctrl_c(cli: Cli, environment: di
         finally:
             running.kill()
             os.close(terminal)
+
+
+def _plain(drawn: str) -> str:
+    """What was drawn, without its colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", drawn)
 
 
 def test_what_is_left_is_told_by_the_pace_of_the_last_minute() -> None:

@@ -250,8 +250,7 @@ async def test_s08_no_resend_when_the_stream_speaks_after_the_proof_of_absence(b
     books.trader(TAKEN, order)
     venue = Venue()
     desk = desk_of(pool, venue)
-    async with pool.connection() as connection:
-        (row,) = await recovery._take(connection, desk)
+    (row,) = await recovery.take_due(desk, list(desk.exchanges))
     await settle_reports(desk, 1, [report(name_of(books, order))])
     await recovery.resolve(desk, row)
     assert venue.created == []
@@ -264,8 +263,7 @@ async def test_s08_the_next_attempt_waits_for_a_fact_that_is_being_settled(books
     books.trader(TAKEN, order)
     venue = Venue()
     desk = desk_of(pool, venue)
-    async with pool.connection() as connection:
-        (row,) = await recovery._take(connection, desk)
+    (row,) = await recovery.take_due(desk, list(desk.exchanges))
     async with await connect(books.url, TRADER) as other, other.transaction():
         await other.execute("""UPDATE "order" SET status = 'accepted', venue_order_id = 'v1' WHERE id = %s""", [order])
         resolving = asyncio.create_task(recovery.resolve(desk, row))
