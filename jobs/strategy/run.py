@@ -6,17 +6,23 @@ is tried again at the next candle.
 """
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from jobs.strategy.ask import MONEY, Wanted, ask, prepare
+from jobs.strategy import on_bucket, order
+from jobs.strategy.ask import MONEY, Prepared, Wanted, ask, prepare
 from jobs.strategy.decision import Verdict, is_decided, write
 from jobs.strategy.errors import Missing, NotThere, Stopped, TooFew, Unsure
+from jobs.strategy.state import remember
 from trader.db import Connection, fetch_one, retrying
-from trader.strategy import Decision, Minimums, Stake, Targets, decide
+from trader.strategy import Decision, Minimums, Stake, Targets, decide, style_of
 
+CALLS = 5
+"""How often a class is called at one candle whose orders change meanwhile."""
 INPUT_WAIT = timedelta(minutes=5)
 """How long a candle waits for one of an input."""
 
@@ -96,10 +102,50 @@ async def run(connection: Connection, strategy_id: int) -> str:
 
 async def _decide_on(connection: Connection, row: Any) -> str:
     prepared = await prepare(connection, row)
+    if style_of(prepared.strategy) == "on_bucket":
+        return await _call(connection, row, prepared)
     wanted = await ask(connection, row, prepared)
     outcome = await retrying(lambda: _write(connection, row, wanted))
     log.info("strategy %s at %s: %s", row.name, row.newest, outcome)
     return outcome
+
+
+async def _call(connection: Connection, row: Any, prepared: Prepared) -> str:
+    """Let a class of the second style decide. If its orders change meanwhile, it is called again with what they are."""
+    for _ in range(CALLS):
+        orders = await order.read_orders(connection, row.id, row.market_id)
+        unsettled = [one.id for one in orders if one.on_its_way]
+        if unsettled:
+            numbers = ", ".join(map(str, unsettled))
+            return await _note(connection, row, Verdict("waits", f"order {numbers} of it is on its way"))
+        wish = await on_bucket.call(connection, row, prepared, orders)
+        outcome = await retrying(partial(_carry_out, connection, row, wish))
+        if outcome is not None:
+            log.info("strategy %s at %s: %s", row.name, row.newest, outcome)
+            return outcome
+    return await _note(connection, row, Verdict("waits", "its orders changed while it decided"))
+
+
+async def _carry_out(connection: Connection, row: Any, wish: on_bucket.Wish) -> str | None:
+    """Write the orders, the state and the decision of a call, in one transaction. None: its orders are others now."""
+    async with connection.transaction():
+        if not await _lock(connection, row):
+            return "decided or changed by somebody else meanwhile"
+        values = {"id": row.id, "signal": wish.target, "newest": row.newest, "error": None}
+        if await is_decided(connection, row):
+            await connection.execute(DECIDED, values)
+            return "this candle was decided before"
+        if await order.lock_orders(connection, row.id, row.market_id) != wish.orders:
+            return None
+        verdict = Verdict(wish.plan.action, wish.reason, wish.target, wish.previous, wish.inputs_hash)
+        if not await order.is_answered(connection, row):
+            await order.carry_out(connection, row, wish.plan)
+        elif wish.plan.action != "none":
+            verdict = replace(verdict, action="none", reason=f"{wish.reason}; but this candle has its order already")
+        await remember(connection, row, wish.kept, wish.state)
+        await write(connection, row, verdict)
+        await connection.execute(DECIDED, values)
+        return verdict.reason
 
 
 async def _await(connection: Connection, row: Any, error: NotThere) -> str:
