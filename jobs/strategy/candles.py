@@ -6,21 +6,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from jobs.strategy.errors import Missing, NotThere, TooFew, Unsure
+from jobs.strategy.guard import Loaded, guarded
 from trader.bucket import read_buckets
 from trader.db import Connection, fetch_all, fetch_one
-from trader.strategy import (
-    Gap,
-    GapPolicy,
-    Input,
-    Schedule,
-    Strategy,
-    accepts,
-    first_candle,
-    inputs_of,
-    needed,
-    reach_of,
-    scheduled,
-)
+from trader.strategy import Gap, GapPolicy, Input, Schedule, accepts, first_candle, scheduled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -115,24 +104,22 @@ class Window:
         return Decimal(repr(float(self.bars.close[-1])))
 
 
-async def read_window(connection: Connection, row: Any, strategy: Strategy[Any]) -> Window:
+async def read_window(connection: Connection, row: Any, loaded: Loaded) -> Window:
     """The candles of a run.
 
     Raises TooFew: not even the warm-up is there; NotThere and Missing: an input has no candle yet, or no feed.
     """
     from trader.backtest.data import bars_from_frame
 
-    reach = reach_of(strategy, row.timeframe, row.schedule)
+    reach, warm_up = loaded.reach, loaded.warm_up
     candles = await _read(connection, row.market_id, row.timeframe_id, row.newest, reach.candles)
-    warm_up = needed(strategy)
     if len(candles) < warm_up:
         raise TooFew(f"it has {len(candles)} of the {warm_up} candles that its warm-up needs")
     own = Source("", row.market_id, row.timeframe_id, row.market, row.timeframe, candles)
-    inputs = [
-        await _input(connection, row, name, given, reach.inputs[name]) for name, given in inputs_of(strategy).items()
-    ]
+    inputs = [await _input(connection, row, name, given, reach.inputs[name]) for name, given in loaded.inputs.items()]
     bars = bars_from_frame(candles, row.timeframe)
-    first = first_candle(strategy, candles, {source.name: source.candles for source in inputs})
+    frames = {source.name: source.candles for source in inputs}
+    first = await guarded(lambda: first_candle(loaded.strategy, candles, frames), loaded.module)
     decided = [int(at) for at in scheduled(bars.time, _schedule(row)).nonzero()[0] if at >= first]
     if not decided:
         raise TooFew(f"at its last scheduled candle it had less than the {warm_up} candles that its warm-up needs")
@@ -184,17 +171,15 @@ async def _read(connection: Connection, market_id: int, timeframe_id: int, until
     return candles if whole_from is None else candles[candles.index > whole_from]
 
 
-async def find_gaps(
-    connection: Connection, window: Window, strategy: Strategy[Any], policy: GapPolicy
-) -> tuple[Gap, ...]:
+async def find_gaps(connection: Connection, window: Window, loaded: Loaded) -> tuple[Gap, ...]:
     """What is missing in the warm-up of its own candles; Unsure or Missing if it does not decide across a gap there.
 
     Or across one in the warm-up of an input.
     """
-    first = window.at + 1 - needed(strategy)
-    gaps = await _gaps(connection, window.own, first, policy)
+    gaps = await _gaps(connection, window.own, window.at + 1 - loaded.warm_up, loaded.gaps)
     for source in window.inputs:
-        await _gaps(connection, source, len(source.candles) - inputs_of(strategy)[source.name].warm_up, policy)
+        first = len(source.candles) - loaded.inputs[source.name].warm_up
+        await _gaps(connection, source, first, loaded.gaps)
     return gaps
 
 

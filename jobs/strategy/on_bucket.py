@@ -12,10 +12,11 @@ from typing import Any
 
 import psycopg
 
-from jobs.strategy.ask import MONEY, PERFORMANCE, Prepared, guarded, module_of
+from jobs.strategy.ask import MONEY, PERFORMANCE
 from jobs.strategy.candles import Window
 from jobs.strategy.decision import hash_inputs
 from jobs.strategy.errors import Stopped
+from jobs.strategy.guard import Loaded, guarded
 from jobs.strategy.order import Open, Plan, plan_of
 from jobs.strategy.state import Memory, recall
 from trader.backtest.ticket import Context, Ticket
@@ -25,13 +26,11 @@ from trader.strategy import (
     Made,
     Minimums,
     Stake,
-    Strategy,
     Targets,
     as_target,
     decide,
     dump_state,
     indicators_of,
-    needed,
     telling,
 )
 
@@ -76,14 +75,14 @@ class LiveContext(Context):
         return super().sell(quantity=quantity, limit=limit, stop=stop)
 
 
-async def call(connection: Connection, row: Any, prepared: Prepared, orders: tuple[Open, ...]) -> Wish:
+async def call(connection: Connection, row: Any, loaded: Loaded, window: Window, orders: tuple[Open, ...]) -> Wish:
     """Call `on_bucket` at the newest candle. Raises Stopped if it fails, and psycopg.Error."""
     memory = await recall(connection, row)
     money = await fetch_one(connection, MONEY, [row.id])
     failed: list[psycopg.Error] = []
     made = _performance(connection, row, failed)
     try:
-        return await guarded(lambda: _called(prepared, memory, money, orders, made), module_of(row))
+        return await guarded(lambda: _called(loaded, window, memory, money, orders, made), loaded.module)
     except Stopped:
         if failed:  # the database's fault, not the class's
             raise failed[0] from None
@@ -107,11 +106,13 @@ def _performance(connection: Connection, row: Any, failed: list[psycopg.Error]) 
     return made
 
 
-def _called(prepared: Prepared, memory: Memory, money: Any, orders: tuple[Open, ...], made: Callable[[], Made]) -> Wish:
-    strategy, window = prepared.strategy, prepared.window
+def _called(
+    loaded: Loaded, window: Window, memory: Memory, money: Any, orders: tuple[Open, ...], made: Callable[[], Made]
+) -> Wish:
+    strategy = loaded.strategy
     inputs_hash = hash_inputs(strategy, memory.state, window)
-    context, tickets = _context(strategy, window, memory, money, orders, made)
-    with telling("on_bucket", type(strategy).__module__):
+    context, tickets = _context(loaded, window, memory, money, orders, made)
+    with telling("on_bucket", loaded.module):
         target = as_target(strategy.on_bucket(context))
     state, previous = dump_state(context.state), memory.previous(window)
     reason = _follow(context, target, previous, money, window.price)
@@ -121,17 +122,12 @@ def _called(prepared: Prepared, memory: Memory, money: Any, orders: tuple[Open, 
 
 
 def _context(
-    strategy: Strategy[Any],
-    window: Window,
-    memory: Memory,
-    money: Any,
-    orders: tuple[Open, ...],
-    made: Callable[[], Made],
+    loaded: Loaded, window: Window, memory: Memory, money: Any, orders: tuple[Open, ...], made: Callable[[], Made]
 ) -> tuple[LiveContext, dict[Ticket, Open]]:
     """What it sees, and which of the tickets in it are which order."""
-    bars, table = window.bars, indicators_of(strategy, window.own.candles, window.frames)
+    bars, table = window.bars, indicators_of(loaded.strategy, window.own.candles, window.frames)
     columns = {str(name): table[name].to_numpy() for name in table.columns}
-    context = LiveContext(bars, columns, needed(strategy), made)
+    context = LiveContext(bars, columns, loaded.warm_up, made)
     context.index, context.milliseconds = len(bars) - 1, int(bars.time[-1])
     for name in ("open", "high", "low", "close", "volume"):
         setattr(context, name, float(getattr(bars, name)[-1]))

@@ -10,11 +10,13 @@ from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from typing import Any
 
 from jobs.strategy.decision import Action
+from jobs.strategy.errors import Stopped
 from trader.backtest.ticket import Ticket
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import InputError
 from trader.exchange.protocol import Side
 from trader.sizing import LEAST, floor_to, plain
+from trader.strategy import Minimums
 
 MOST = Decimal("1e20")
 MOST_ORDERS = 20
@@ -115,6 +117,8 @@ class Plan:
     place: tuple[New, ...] = ()
     group: int | None = None
     """The entry of the sales that wait already."""
+    sales: int = 0
+    """How many will wait then."""
     dropped: int = 0
     """Sales of nothing: there is neither base nor a buy."""
 
@@ -158,13 +162,14 @@ def plan_of(wanted: Sequence[Ticket], known: Mapping[Ticket, Open], money: Any, 
     if len(given) > MOST_ORDERS:
         raise InputError(f"{len(given)} orders at one candle: at most {MOST_ORDERS} are allowed")
     news = [_new(ticket) for ticket in given if ticket.side == "buy"]
-    sales, dropped = _sales(given, kept, news, money)
+    sales, dropped = _sales(given, kept, news, money, price)
     news = _replacing([*news, *sales], gone, money, price)
     _check_sales([new for new in news if new.side == "sell"], [order for order in kept if order.side == "sell"])
     replaced = {new.replaces for new in news}
     cancel = tuple(order.id for order in gone if order.id not in replaced)
     group = next((order.parent_id for order in kept if order.side == "sell" and order.parent_id), None)
-    return Plan(cancel, tuple(news), group, dropped)
+    waiting = [new.side for new in news] + [order.side for order in kept]
+    return Plan(cancel, tuple(news), group, waiting.count("sell"), dropped)
 
 
 def _new(ticket: Ticket) -> New:
@@ -184,10 +189,12 @@ def _amount(ticket: Ticket, name: str) -> Decimal | None:
     return value.normalize() if value == value.to_integral() else value
 
 
-def _sales(given: Sequence[Ticket], kept: Sequence[Open], buys: Sequence[New], money: Any) -> tuple[list[New], int]:
-    """Sales of what is held, or of what a buy will bring; and how many there are of nothing at all."""
+def _sales(
+    given: Sequence[Ticket], kept: Sequence[Open], buys: Sequence[New], money: Any, price: Decimal
+) -> tuple[list[New], int]:
+    """Sales of what is held (dust is nothing), or of what a buy will bring; and how many there are of nothing."""
     sales = [_new(ticket) for ticket in given if ticket.side == "sell"]
-    if money.holding > 0:
+    if Minimums(money.quantity_min, money.quantity_step, money.cost_min).sellable(money.holding, price):
         return sales, 0
     if buys:
         return [replace(sale, follows=True) for sale in sales], 0
@@ -247,13 +254,18 @@ async def is_answered(connection: Connection, row: Any) -> bool:
 
 
 async def carry_out(connection: Connection, row: Any, plan: Plan) -> None:
-    """Take orders back and place others, within the transaction of their decision."""
+    """Take orders back and place others, within the transaction of their decision.
+
+    Raises Stopped: several sales, and no buy whose exits they are.
+    """
     if plan.cancel:
         await connection.execute(CANCEL, [list(plan.cancel)])
     values = {"id": row.id, "market_id": row.market_id, "newest": row.newest}
     entry = plan.group
     if entry is None and any(new.side == "sell" for new in plan.place):
         entry = (await fetch_one(connection, ENTRY, values)).id
+        if entry is None and plan.sales > 1 and not any(new.follows or new.after for new in plan.place):
+            raise Stopped("on_bucket: several sales are the exits of one buy, but what is held was not bought here")
     bought = None
     for part, new in enumerate(plan.place, 1):
         after = bought if new.follows else new.after

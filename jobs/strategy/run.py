@@ -14,9 +14,11 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from jobs.strategy import on_bucket, order
-from jobs.strategy.ask import MONEY, Prepared, Wanted, ask, prepare
+from jobs.strategy.ask import MONEY, Wanted, ask
+from jobs.strategy.candles import Window, find_gaps, read_window
 from jobs.strategy.decision import Verdict, is_decided, write
 from jobs.strategy.errors import Missing, NotThere, Stopped, TooFew, Unsure
+from jobs.strategy.guard import Loaded, load_strategy
 from jobs.strategy.state import remember
 from trader.db import Connection, fetch_one, retrying
 from trader.strategy import Decision, Minimums, Stake, Targets, decide, style_of
@@ -101,16 +103,18 @@ async def run(connection: Connection, strategy_id: int) -> str:
 
 
 async def _decide_on(connection: Connection, row: Any) -> str:
-    prepared = await prepare(connection, row)
-    if style_of(prepared.strategy) == "on_bucket":
-        return await _call(connection, row, prepared)
-    wanted = await ask(connection, row, prepared)
+    loaded = await load_strategy(row)
+    window = await read_window(connection, row, loaded)
+    gaps = await find_gaps(connection, window, loaded)
+    if style_of(loaded.strategy) == "on_bucket":
+        return await _call(connection, row, loaded, window)
+    wanted = await ask(connection, row, loaded, window, gaps)
     outcome = await retrying(lambda: _write(connection, row, wanted))
     log.info("strategy %s at %s: %s", row.name, row.newest, outcome)
     return outcome
 
 
-async def _call(connection: Connection, row: Any, prepared: Prepared) -> str:
+async def _call(connection: Connection, row: Any, loaded: Loaded, window: Window) -> str:
     """Let a class of the second style decide. If its orders change meanwhile, it is called again with what they are."""
     for _ in range(CALLS):
         orders = await order.read_orders(connection, row.id, row.market_id)
@@ -118,7 +122,7 @@ async def _call(connection: Connection, row: Any, prepared: Prepared) -> str:
         if unsettled:
             numbers = ", ".join(map(str, unsettled))
             return await _note(connection, row, Verdict("waits", f"order {numbers} of it is on its way"))
-        wish = await on_bucket.call(connection, row, prepared, orders)
+        wish = await on_bucket.call(connection, row, loaded, window, orders)
         outcome = await retrying(partial(_carry_out, connection, row, wish))
         if outcome is not None:
             log.info("strategy %s at %s: %s", row.name, row.newest, outcome)

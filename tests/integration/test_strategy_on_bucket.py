@@ -106,6 +106,14 @@ class Making(Calm):
         context.state["window"] = list(context.window("close", 2))
 
 
+class Fickle(Calm):
+    """Its warm-up cannot be told."""
+
+    @property
+    def warm_up(self):
+        raise KeyError("how many")
+
+
 class Meddled(Calm):
     """While it decides, somebody takes its order back."""
 
@@ -309,6 +317,70 @@ async def test_a_sale_of_nothing_is_left_out(live: Live) -> None:
     await script(live, [["sell", {"limit": 110}]])
     assert await live.run("Script") == "sell: nothing is held"
     assert await live.orders("Script") == []
+
+
+async def test_dust_is_not_sold_so_exits_wait_for_the_entry(live: Live) -> None:
+    await script(live, [["buy"]], [["target", 0]], [["buy"], ["sell", {"limit": 110}], ["sell", {"stop": 90}]])
+    await bought(live)
+    await step(live)
+    sale = (await live.orders("Script"))[-1]
+    await live.fill(sale.id, "0.499999", 100)
+    await step(live)
+    entry, target, stop = (await live.orders("Script"))[2:]
+    assert (entry.side, target.status, target.after_id, stop.after_id) == ("buy", "waiting", entry.id, entry.id)
+
+
+async def test_a_sale_at_the_market_takes_the_other_sales_back(live: Live) -> None:
+    await script(live, [["buy"]], [["sell", {"limit": 110}], ["sell", {"stop": 90}]], [["sell"]])
+    await bought(live)
+    await step(live)
+    target = (await live.orders("Script"))[1]
+    await live.submit(target.id, "0.5", 110)
+    await step(live)
+    _, target, stop, sale = await live.orders("Script")
+    assert (stop.status, sale.replaces_id, target.cancel_requested_at is None) == ("canceled", target.id, False)
+    await live.sound()
+
+
+async def test_one_sale_of_a_part_is_placed(live: Live) -> None:
+    await script(live, [["buy"]], [["sell", {"limit": 110, "quantity": 0.2}]])
+    await bought(live)
+    await step(live)
+    sale = (await live.orders("Script"))[-1]
+    assert (sale.quantity, sale.parent_id, sale.status) == (Decimal("0.2"), None, "queued")
+
+
+async def test_several_sales_need_a_buy_whose_exits_they_are(live: Live) -> None:
+    sales = [["sell", {"limit": 110}], ["sell", {"stop": 90}]]
+    await script(live, sales, sales[:1])
+    await live.db.execute(
+        "INSERT INTO adjustment (account_id, asset_id, kind, quantity, reason) VALUES (1, 2, 'opening', 5, 'x')"
+    )
+    await live.db.execute("INSERT INTO orders (strategy, type, asset, quantity) VALUES ('Script', 'deposit', 'BTC', 1)")
+    assert "several sales are the exits of one buy, but what is held was not bought here" in await live.run("Script")
+    assert await live.orders("Script") == []
+    assert [row.action for row in await live.decisions("Script")] == ["stopped"]
+    await live.db.execute("""UPDATE strategy SET params = '{"what": [[["sell", {"limit": 110}]]]}'""")
+    await step(live)
+    assert [order.side for order in await live.orders("Script")] == ["sell"]
+
+
+async def test_what_it_declares_may_raise_as_well(live: Live) -> None:
+    await live.add("Fickle")
+    await live.put(90)
+    assert "stopped: KeyError: 'how many'" in await live.run("Fickle")
+    assert [row.action for row in await live.decisions("Fickle")] == ["stopped"]
+
+
+async def test_a_database_that_fails_while_it_decides_is_no_fault_of_the_class(live: Live, database: str) -> None:
+    await live.add("Making")
+    await live.put(90, 95)
+    await live.db.execute("ALTER VIEW performance RENAME TO hidden")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await live.run("Making")
+    assert await live.decisions("Making") == []
+    await live.db.execute("ALTER VIEW hidden RENAME TO performance")
+    assert await live.run("Making") == "no order"
 
 
 @pytest.mark.parametrize(
