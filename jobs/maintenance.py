@@ -8,6 +8,7 @@ from procrastinate import App, JobContext
 from jobs import conversion
 from jobs.app import QUEUE, Job, context_of
 from jobs.equity import THIN
+from jobs.strategy import decision
 from trader.db import Connection, fetch_all, first_line
 
 HEARTBEAT_SECONDS = 5.0
@@ -90,13 +91,14 @@ async def rescue_stalled(connection: Connection, dead_after: float = DEAD_AFTER_
 
 
 async def prune(job: JobContext) -> None:
-    """Delete finished jobs that nobody needs any more; thin out equity points."""
+    """Delete finished jobs that nobody needs any more, and old decisions; thin out equity points."""
     await job.app.job_manager.delete_old_jobs(
         KEEP_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
     )
     async with context_of(job).pool.connection() as connection:
         await connection.execute(THIN)
         await connection.execute(conversion.THIN)
+        await connection.execute(decision.PRUNE)
 
 
 async def forget(job: JobContext) -> None:

@@ -1,0 +1,72 @@
+"""Running what is not our code: in a thread, since it may be slow, and so that it fails alone."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from jobs.strategy.errors import Stopped
+from trader.errors import TallydeskError
+from trader.strategy import (
+    GapPolicy,
+    Input,
+    Reach,
+    Strategy,
+    describe,
+    gap_policy,
+    inputs_of,
+    load,
+    needed,
+    reach_of,
+)
+
+LONGEST_ERROR = 1_000
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A strategy, and what it declares: asked once, for these are its code, too."""
+
+    strategy: Strategy[Any]
+    warm_up: int
+    inputs: dict[str, Input]
+    gaps: GapPolicy
+    reach: Reach
+
+    @property
+    def module(self) -> str:
+        """Where it is written."""
+        return type(self.strategy).__module__
+
+
+async def load_strategy(row: Any) -> Loaded:
+    """The strategy of a row. Stopped: it cannot be loaded, or declares what cannot be."""
+
+    def work() -> Loaded:
+        strategy = load(row.path, row.params)
+        reach = reach_of(strategy, row.timeframe, row.schedule)
+        return Loaded(strategy, needed(strategy), inputs_of(strategy), gap_policy(strategy), reach)
+
+    return await guarded(work, row.path.partition(":")[0])
+
+
+async def guarded(work: Callable[[], Result], module: str) -> Result:
+    """Run what is not our code in a thread; whatever it raises becomes Stopped, with type, message and line."""
+
+    def attempt() -> Result:
+        # Caught in the thread itself: a StopIteration cannot be handed over to a coroutine.
+        try:
+            return work()
+        except TallydeskError as error:
+            raise Stopped(_storable(str(error))) from error
+        except (Exception, SystemExit) as error:
+            raise Stopped(_storable(describe(error, module))) from error
+
+    return await asyncio.to_thread(attempt)
+
+
+def _storable(text: str) -> str:
+    """What PostgreSQL can keep of a text that somebody else wrote."""
+    return text.replace("\x00", "")[:LONGEST_ERROR]
