@@ -4903,6 +4903,8 @@ CREATE TABLE backtest_run (
   gaps                  int,
   missing_bars          int,
   fills_after_gaps      int,
+  longest_gaps          jsonb NOT NULL DEFAULT '[]' CONSTRAINT longest_gaps_is_a_list CHECK (jsonb_typeof(longest_gaps) = 'array'),
+  held                  jsonb CONSTRAINT held_is_an_object CHECK (jsonb_typeof(held) = 'object'),
   confidence            jsonb CONSTRAINT confidence_is_an_object CHECK (jsonb_typeof(confidence) = 'object'),
   refused               jsonb NOT NULL DEFAULT '{}' CONSTRAINT refused_is_an_object CHECK (jsonb_typeof(refused) = 'object'),
   started_at            timestamptz NOT NULL,
@@ -4959,6 +4961,8 @@ COMMENT ON COLUMN backtest_run.turnover IS 'What was bought and sold, in mean eq
 COMMENT ON COLUMN backtest_run.gaps IS 'Over how many gaps of its candles it was computed.';
 COMMENT ON COLUMN backtest_run.missing_bars IS 'How many candles are missing in them.';
 COMMENT ON COLUMN backtest_run.fills_after_gaps IS 'How many fills came right after one: what the market did in between is unknown.';
+COMMENT ON COLUMN backtest_run.longest_gaps IS 'The longest of them, at most 20, by time: from, to, missing.';
+COMMENT ON COLUMN backtest_run.held IS 'What buying everything once, at the first chance, and holding made: return, year, falls and ratios as above. NULL: there was no candle to buy at.';
 COMMENT ON COLUMN backtest_run.confidence IS 'Stationary bootstrap: level, draws, block, and the interval of return_percent, sharpe, max_drawdown_percent; loss_percent of the draws lost money. NULL: too few days.';
 COMMENT ON COLUMN backtest_run.refused IS 'Orders that were decided and not filled: how many, by reason.';
 COMMENT ON COLUMN backtest_run.started_at IS 'When the command began, candles not read yet.';

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no script, no request, colours by the page's style sheet, so that they suit light and dark."""
+"""Line charts as inline SVG: no script and no request; colours are the page's, so that they suit light and dark."""
 
 import math
 from collections.abc import Sequence
@@ -78,22 +78,33 @@ def chart(
             for start, end in missing
         ),
         *_grid(x, y, height, unit),
-        *(_path(line, times, x, y, filled) for line in lines),
+        *(_path(line, times, x, y, [end for _, end in missing], filled) for line in lines),
         *_marks(marks, x, y),
         "</svg>",
     ]
     return "\n".join(parts)
 
 
-def _path(line: Line, times: Sequence[float], x: Scale, y: Scale, filled: bool) -> str:
-    places = [(x(at), y(value)) for at, value in zip(times, line.values, strict=True) if value is not None]
-    if not places:
-        return ""
-    steps = " ".join(f"{left:.1f},{top:.1f}" for left, top in places)
+def _path(line: Line, times: Sequence[float], x: Scale, y: Scale, breaks: Sequence[float], filled: bool) -> str:
+    """One line for each stretch between gaps: what happened in a gap, nobody knows."""
+    pieces: list[list[str]] = [[]]
+    waiting = sorted(breaks, reverse=True)
+    for at, value in zip(times, line.values, strict=True):
+        while waiting and waiting[-1] <= at:
+            waiting.pop()
+            pieces.append([])
+        if value is not None:
+            pieces[-1].append(f"{x(at):.1f},{y(value):.1f}")
+    return "".join(_piece(line, places, y(0) if filled else None) for places in pieces if places)
+
+
+def _piece(line: Line, places: Sequence[str], floor: float | None) -> str:
     area = ""
-    if filled:
-        area = f'<polygon class="{line.style} area" points="{places[0][0]:.1f},{y(0):.1f} {steps} {places[-1][0]:.1f},{y(0):.1f}"/>'
-    return f'{area}<polyline class="{line.style}" points="{steps}"><title>{escape(line.name)}</title></polyline>'
+    if floor is not None:
+        begin, end = (f"{place.partition(',')[0]},{floor:.1f}" for place in (places[0], places[-1]))
+        area = f'<polygon class="{line.style} area" points="{begin} {" ".join(places)} {end}"/>'
+    title = f"<title>{escape(line.name)}</title>"
+    return f'{area}<polyline class="{line.style}" points="{" ".join(places)}">{title}</polyline>'
 
 
 def _marks(marks: Sequence[Mark], x: Scale, y: Scale) -> list[str]:
@@ -123,7 +134,8 @@ def _grid(x: Scale, y: Scale, height: int, unit: str) -> list[str]:
     for at, text in moments(x.low, x.high):
         left = x(at)
         parts.append(f'<line class="grid" x1="{left:.1f}" x2="{left:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        parts.append(f'<text class="tick" x="{left:.1f}" y="{height - 8}" text-anchor="middle">{text}</text>')
+        anchor = "end" if left > WIDTH - RIGHT - 22 else "middle"
+        parts.append(f'<text class="tick" x="{left:.1f}" y="{height - 8}" text-anchor="{anchor}">{text}</text>')
     return parts
 
 
@@ -152,7 +164,7 @@ def moments(start: float, end: float) -> list[tuple[float, str]]:
         return _months(start, end, max(1, round(days / 30.4 / 9)))
     hours = next((step for step in HOURS if days * 24 / step <= 10), HOURS[-1])
     step = hours * 3_600
-    found = []
+    found: list[tuple[float, str]] = []
     for count in range(math.ceil(start / step), math.floor(end / step) + 1):
         moment = datetime.fromtimestamp(count * step, UTC)
         day = f"{moment.day} {MONTHS[moment.month - 1]}"
@@ -162,11 +174,13 @@ def moments(start: float, end: float) -> list[tuple[float, str]]:
 
 def _months(start: float, end: float, rough: int) -> list[tuple[float, str]]:
     step = next((step for step in (1, 2, 3, 4, 6, 12, 24, 60, 120) if step >= rough), 240)
-    first, found = datetime.fromtimestamp(start, UTC), []
+    first = datetime.fromtimestamp(start, UTC)
+    found: list[tuple[float, str]] = []
     count = -(-(first.year * 12 + first.month - 1) // step) * step
     while (moment := datetime(count // 12, count % 12 + 1, 1, tzinfo=UTC)).timestamp() <= end:
         if moment.timestamp() >= start:
-            text = str(moment.year) if moment.month == 1 else f"{MONTHS[moment.month - 1]} {moment:%y}"
-            found.append((moment.timestamp(), text if step < 12 or moment.month == 1 else str(moment.year)))
+            name = MONTHS[moment.month - 1]
+            text = name if found else f"{name} {moment.year}"
+            found.append((moment.timestamp(), str(moment.year) if moment.month == 1 else text))
         count += step
     return found

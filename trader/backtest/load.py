@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trader.backtest.origin import closes_of
 from trader.backtest.run import Frames
 from trader.bucket import read_buckets, read_files, timeframe_named
 from trader.bucket.read import Columns
@@ -204,11 +205,13 @@ async def _stored(
     if timeframe.name not in stored:
         lengths = ", ".join(f"{name} ({_days(row.first, row.newest)})" for name, row in stored.items())
         raise InputError(
-            f"{market.name} has no {timeframe.name} candles: it has {lengths}; tallydesk bucket derive makes larger ones"
+            f"{market.name} has no {timeframe.name} candles: it has {lengths}; "
+            "tallydesk bucket derive makes larger ones"
         )
     row = stored[timeframe.name]
     raise InputError(
-        f"{market.name} has no {timeframe.name} candles{_asked(since, until)}: it has those {_days(row.first, row.newest)}"
+        f"{market.name} has no {timeframe.name} candles{_asked(since, until)}: it has those "
+        f"{_days(row.first, row.newest)}"
     )
 
 
@@ -259,8 +262,9 @@ def _input_files(
         length = timeframe_named(one.timeframe or timeframe)
         if name not in given:
             raise InputError(
-                f"{type(strategy).__name__} needs candles of its input {name} ({length.name}, {one.market or 'same market'}): "
-                f"say where they are with --input {name}=FILE, or run on stored candles with --market"
+                f"{type(strategy).__name__} needs candles of its input {name} ({length.name}, "
+                f"{one.market or 'the same market'}): say where they are with --input {name}=FILE, or run on stored "
+                "candles with --market"
             )
         frames[name] = _between(_file_frame([given[name]], length, stamp), length, None, until)
     return frames
@@ -277,7 +281,7 @@ def _file_frame(paths: Sequence[Path], timeframe: "Timeframe", stamp: "Stamp | N
 def _between(frame: "DataFrame", timeframe: "Timeframe", since: datetime | None, until: datetime | None) -> "DataFrame":
     first = 0
     if since is not None:
-        opens = timeframe.opens(frame.index.to_numpy().astype("datetime64[ms]").astype("int64"))
+        opens = timeframe.opens(closes_of(frame))
         first = int(opens.searchsorted(to_milliseconds(since)))
     last = len(frame) if until is None else int(frame.index.searchsorted(until, side="right"))
     return frame.iloc[first:last]
@@ -320,7 +324,7 @@ def _days(first: datetime, last: datetime) -> str:
 
 
 def _first_open(frame: "DataFrame", timeframe: str) -> datetime:
-    closes = frame.index[:1].to_numpy().astype("datetime64[ms]").astype("int64")
+    closes = closes_of(frame.iloc[:1])
     return from_milliseconds(int(timeframe_named(timeframe).opens(closes)[0]))
 
 

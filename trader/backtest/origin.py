@@ -6,13 +6,15 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from trader import __version__
 from trader.bucket.read import COLUMNS
+from trader.bucket.timeframe import Times
+from trader.strategy.schedule import milliseconds
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, DatetimeIndex
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("backtest", "strategy", "sizing.py")
@@ -24,14 +26,15 @@ def digest_of(candles: "DataFrame", inputs: "Mapping[str, DataFrame] | None" = N
     found = hashlib.sha256()
     for name, frame in [("", candles), *sorted((inputs or {}).items())]:
         found.update(f"{name}:{len(frame)}\n".encode())
-        found.update(_closes(frame))
+        found.update(closes_of(frame).astype("<i8").tobytes())
         for column in COLUMNS:
             found.update(frame[column].to_numpy().astype("<f8").tobytes())
     return found.hexdigest()
 
 
-def _closes(frame: "DataFrame") -> bytes:
-    return frame.index.to_numpy().astype("datetime64[ms]").astype("<i8").tobytes()
+def closes_of(frame: "DataFrame") -> Times:
+    """When candles closed, in milliseconds since the epoch."""
+    return milliseconds(cast("DatetimeIndex", frame.index))
 
 
 def code_of(strategy: type) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trader.backtest.data import Bars, Floats, Indices
 from trader.backtest.measures import unit_values
-from trader.backtest.record import Run, drawdowns, held_units
+from trader.backtest.record import Run, drawdowns, held_units, longest_gaps
 from trader.backtest.result import BUY, Result
 from trader.backtest.thin import parts_of, thinned
 from trader.errors import InputError
@@ -68,7 +68,7 @@ def _candles(axes: "Axes", bars: Bars) -> None:
     """Candles, put together by equal numbers where there are more than a picture can show."""
     from matplotlib.collections import LineCollection, PolyCollection
 
-    starts = parts_of(len(bars), MOST_CANDLES)
+    starts = np.union1d(parts_of(len(bars), MOST_CANDLES), longest_gaps(bars))
     ends = np.append(starts[1:], len(bars)) - 1
     opened, closed = _days(bars.timeframe.opens(bars.time[starts])), _days(bars.time[ends])
     low, high = np.minimum.reduceat(bars.low, starts), np.maximum.reduceat(bars.high, starts)
@@ -88,7 +88,7 @@ def _candles(axes: "Axes", bars: Bars) -> None:
         axes.set_yscale("log")
         axes.set_ylim(float(low.min()) * 0.9, float(high.max()) * 1.1)
     _plain_numbers(axes)
-    together = int(np.ceil(len(bars) / len(starts)))
+    together = int(np.median(ends + 1 - starts))
     text = (
         f"one candle is {together:,} of {bars.timeframe.name}" if together > 1 else f"candles of {bars.timeframe.name}"
     )
@@ -97,15 +97,18 @@ def _candles(axes: "Axes", bars: Bars) -> None:
 
 def _trades(axes: "Axes", result: Result, time: Floats) -> None:
     """Where it bought and sold. With many trades they get smaller, so that prices can be seen."""
+    from matplotlib.transforms import ScaledTranslation
+
     fills = result.fills
     size = float(np.clip(6_000 / max(len(fills), 1), 9, 70))
     opened = _days(result.bars.timeframe.opens(result.bars.time))
     at = (time if result.settings.fill == "close" else opened)[fills.bar]
     for name, bought, marker, colour in (("bought", True, "^", "#0b3d91"), ("sold", False, "v", "#7a1fa2")):
         chosen = (fills.side == BUY) == bought
+        beside = ScaledTranslation(0, (-1 if bought else 1) * (4 + size**0.5 / 2) / 72, axes.figure.dpi_scale_trans)
         axes.scatter(
             at[chosen], fills.price[chosen], s=size, marker=marker, c=colour, edgecolors="white", linewidths=0.5,
-            zorder=5, label=f"{name} ({int(chosen.sum()):,})",
+            zorder=5, label=f"{name} ({int(chosen.sum()):,})", transform=axes.transData + beside,
         )  # fmt: skip
     axes.legend(loc="upper left", frameon=True, framealpha=0.85, fontsize=11, markerscale=max(1.0, (40 / size) ** 0.5))
     axes.set_ylabel("price")
@@ -118,29 +121,50 @@ def _equity(axes: "Axes", result: Result, time: Floats, units: Floats, since: in
     """What a unit of the money is worth beside what it would be worth in the market, in percent."""
     held = held_units(result, since)
     made = 100 * (units - 1)
-    kept = thinned(result.bars.time, (made,))
-    axes.plot(time[kept], made[kept], color=LINE, linewidth=1.7, label=f"this run: {made[-1]:+,.1f} %", zorder=4)
+    _line(axes, result.bars, time, made, color=LINE, linewidth=1.7, label=f"this run: {made[-1]:+,.1f} %", zorder=4)
     if held is not None:
         other = 100 * (held - 1)
-        kept = thinned(result.bars.time, (other,))
         label = f"bought and held: {other[-1]:+,.1f} %"
-        axes.plot(time[kept], other[kept], color=BESIDE, linewidth=1.2, alpha=0.85, label=label, zorder=3)
+        _line(axes, result.bars, time, other, color=BESIDE, linewidth=1.2, alpha=0.85, label=label, zorder=3)
     axes.axhline(0, color=GRAY, linewidth=0.8)
     axes.legend(loc="upper left", frameon=True, framealpha=0.85, fontsize=11)
     axes.set_ylabel("return, %")
     _plain_numbers(axes)
 
 
+def _line(axes: "Axes", bars: Bars, time: Floats, values: Floats, **style: Any) -> None:
+    """A line through the closes that matter, broken where candles are missing for long."""
+    kept, broken = _kept(bars, values)
+    axes.plot(np.insert(time[kept], broken, np.nan), np.insert(values[kept], broken, np.nan), **style)
+
+
+def _kept(bars: Bars, values: Floats) -> tuple[Indices, Indices]:
+    """The bars to draw, and before which of these the line is broken."""
+    gaps = _wide_gaps(bars)
+    kept = thinned(bars.time, (values,), [*gaps, *(bar - 1 for bar in gaps)])
+    return kept, np.searchsorted(kept, gaps)
+
+
+def _wide_gaps(bars: Bars) -> Indices:
+    """The bars after the gaps that are wide enough to be seen."""
+    after = np.array(longest_gaps(bars), dtype=np.int64)
+    wide = bars.time[after] - bars.time[after - 1] > 0.003 * (bars.time[-1] - bars.time[0])
+    return np.asarray(after[wide])
+
+
 def _falls(axes: "Axes", result: Result, time: Floats, units: Floats) -> None:
     falls = -drawdowns(units)
-    kept = thinned(result.bars.time, (falls,))
-    axes.fill_between(time[kept], falls[kept], 0, color=DOWN, alpha=0.35, linewidth=0)
-    axes.plot(time[kept], falls[kept], color=DOWN, linewidth=0.9)
+    kept, broken = _kept(result.bars, falls)
+    places, depths = np.insert(time[kept], broken, np.nan), np.insert(falls[kept], broken, np.nan)
+    axes.fill_between(places, depths, 0, color=DOWN, alpha=0.3, linewidth=0)
+    axes.plot(places, depths, color=DOWN, linewidth=0.9)
     deepest = int(falls.argmin())
     if falls[deepest] < 0:
+        late = time[deepest] > time[0] + 0.85 * (time[-1] - time[0])
         axes.annotate(
-            f"{falls[deepest]:,.1f} %", (time[deepest], falls[deepest]), xytext=(8, 4), textcoords="offset points",
-            fontsize=11, color=DOWN, fontweight="bold",
+            f"{falls[deepest]:,.1f} %", (time[deepest], falls[deepest]), xytext=(-8 if late else 8, 0),
+            textcoords="offset points", ha="right" if late else "left", va="center", fontsize=11, color=DOWN,
+            fontweight="bold", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
     axes.set_ylim(float(falls.min()) * 1.15 or -1.0, 0)
     axes.set_ylabel("below peak, %")
@@ -183,19 +207,19 @@ def _times(axes: "NDArray[Any]", bars: Bars, time: Floats) -> None:
     begin, end = float(_days(bars.timeframe.opens(bars.time[:1]))[0]), float(time[-1])
     room = 0.01 * (end - begin)
     axes[-1].set_xlim(begin - room, end + room)
-    locator = AutoDateLocator(tz=UTC, minticks=6, maxticks=12)
+    locator = AutoDateLocator(tz=UTC, minticks=6, maxticks=12)  # type: ignore[no-untyped-call]
     axes[-1].xaxis.set_major_locator(locator)
-    axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))
+    axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
     axes[-1].set_xlabel("UTC")
-    ends, starts = _days(bars.timeframe.opens(bars.time[bars.breaks])), time[bars.breaks - 1]
-    long = ends - starts > 0.002 * (end - begin)
+    after = _wide_gaps(bars)
+    starts, ends = time[after - 1].tolist(), _days(bars.timeframe.opens(bars.time[after])).tolist()
     for number, one in enumerate(axes):
         one.grid(True, color="#e5e7eb", linewidth=0.7)
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=11)
         one.yaxis.label.set_size(12)
-        for place, (start, stop) in enumerate(zip(starts[long].tolist(), ends[long].tolist(), strict=True)):
+        for place, (start, stop) in enumerate(zip(starts, ends, strict=True)):
             one.axvspan(start, stop, color="#9ca3af", alpha=0.25, linewidth=0, zorder=0)
             if not place and not number:
                 one.text((start + stop) / 2, 0.98, "candles missing", transform=one.get_xaxis_transform(), rotation=90,

@@ -5,7 +5,7 @@ Money is Decimal here. The engines count in floats that hold fifteen digits; wha
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,26 +13,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trader.backtest.bootstrap import Confidence, confidence
-from trader.backtest.data import Floats
+from trader.backtest.data import Bars, Floats
 from trader.backtest.measures import (
     Measures,
+    annual_return,
+    drawdown,
     hold,
     measure,
     periods_per_year,
+    ratios_of,
     returns_of,
     sales_of,
     unit_values,
 )
 from trader.backtest.result import BUY, Result
 from trader.backtest.thin import thinned
+from trader.bucket.timeframe import DAY, Times
 from trader.clock import from_milliseconds
 
 if TYPE_CHECKING:
     from trader.backtest.load import Loaded
+    from trader.backtest.settings import Settings
     from trader.strategy import Strategy
 
+MOST_GAPS = 20
+"""Gaps that are told one by one, the longest."""
 MOST_REASONS = 20
 """Reasons of orders that were not filled, of which each is counted; the rest are counted together."""
+HELD = (
+    "return_percent",
+    "annual_return_percent",
+    "max_drawdown_percent",
+    "drawdown_days",
+    "sharpe",
+    "sortino",
+    "calmar",
+)
+"""Measures that buying and holding has, too."""
 MEASURES = tuple(one.name for one in fields(Measures))
 COUNTS = ("trades", "gaps", "missing_bars", "fills_after_gaps")
 
@@ -76,6 +93,10 @@ class Made:
 
     measures: Mapping[str, Decimal | int | None]
     """By their names in `Measures`."""
+    longest_gaps: tuple[Mapping[str, Any], ...]
+    """At most MOST_GAPS, by time: `from`, `to` (ISO), `missing` candles."""
+    held: Mapping[str, float | None] | None
+    """Those of HELD of buying everything once, at the first chance, and holding; None: there was no bar to buy at."""
     confidence: Mapping[str, Any] | None
     """level, draws, block, loss_percent, and [low, high] of return_percent, sharpe and max_drawdown_percent."""
     refused: Mapping[str, int]
@@ -131,13 +152,16 @@ def made_of(result: Result, since: int, seed: int) -> Made:
     """What came out. `since` is the bar at whose close it could decide first."""
     units = unit_values(result.equity, result.flows)
     time = result.bars.time
+    held = held_units(result, since)
     sure = confidence(returns_of(time, units), periods_per_year(time), seed=seed)
     return Made(
         _measures(measure(result, since)),
+        tuple(_told_gap(result.bars, bar) for bar in longest_gaps(result.bars)),
+        None if held is None else held_measures(time, held),
         None if sure is None else _confidence(sure),
         _reasons(result),
         trades_of(result),
-        points_of(result, units, held_units(result, since)),
+        points_of(result, units, held),
     )
 
 
@@ -146,6 +170,40 @@ def _measures(made: Measures) -> dict[str, Decimal | int | None]:
     for name, value in asdict(made).items():
         values[name] = value if value is None or name in COUNTS else decimal(value)
     return values
+
+
+def longest_gaps(bars: Bars) -> list[int]:
+    """The bars after the longest gaps, at most MOST_GAPS, by time."""
+    lengths = bars.time[bars.breaks] - bars.time[bars.breaks - 1]
+    longest = np.argsort(-lengths, kind="stable")[:MOST_GAPS]
+    return sorted(bars.breaks[longest].tolist())
+
+
+def _told_gap(bars: Bars, bar: int) -> dict[str, Any]:
+    """The gap before a bar."""
+    start, end = int(bars.time[bar - 1]), int(bars.timeframe.opens(bars.time[bar : bar + 1])[0])
+    return {
+        "from": from_milliseconds(start).isoformat(),
+        "to": from_milliseconds(end).isoformat(),
+        "missing": bars[bar - 1 : bar + 1].missing,
+    }
+
+
+def held_measures(time: Times, units: Floats) -> dict[str, float | None]:
+    """The measures of HELD of what `held_units` gave."""
+    depth, longest = drawdown(time, units)
+    ratios = ratios_of(returns_of(time, units), periods_per_year(time))
+    annual = annual_return(units, time)
+    values = {
+        "return_percent": 100 * (float(units[-1]) - 1),
+        "annual_return_percent": None if annual is None else 100 * annual,
+        "max_drawdown_percent": 100 * depth,
+        "drawdown_days": longest / DAY,
+        "sharpe": ratios.sharpe,
+        "sortino": ratios.sortino,
+        "calmar": annual / depth if annual is not None and depth > 0 else None,
+    }
+    return {name: None if value is None else float(f"{value:.6g}") for name, value in values.items()}
 
 
 def _confidence(sure: Confidence) -> dict[str, Any]:
@@ -224,7 +282,9 @@ def held_units(result: Result, since: int) -> Floats | None:
 def points_of(result: Result, units: Floats, held: Floats | None) -> tuple[Point, ...]:
     """The closes that are kept (see `thin`), with what there was."""
     falls, bars = drawdowns(units), result.bars
-    kept = thinned(bars.time, (result.equity, bars.close, falls), [bar for bar, _ in result.flows])
+    after = longest_gaps(bars)
+    always = [*(bar for bar, _ in result.flows), *after, *(bar - 1 for bar in after)]
+    kept = thinned(bars.time, (result.equity, bars.close, falls), always)
     columns = [column[kept].tolist() for column in (result.equity, result.cash, result.holding, bars.close, units)]
     columns += [[None] * len(kept) if held is None else held[kept].tolist(), falls[kept].tolist()]
     rows = zip(bars.time[kept].tolist(), *columns, strict=True)
@@ -235,13 +295,26 @@ def points_of(result: Result, units: Floats, held: Floats | None) -> tuple[Point
 
 
 def began(
-    strategy: "Strategy[Any]", loaded: "Loaded", settings: Mapping[str, Any], started_at: datetime, **more: Any
+    strategy: "Strategy[Any]",
+    loaded: "Loaded",
+    settings: "Settings",
+    schedule: str,
+    started_at: datetime,
+    *,
+    path: str,
+    name: str | None = None,
+    seed: int = 0,
 ) -> Run:
-    """A run that has not been computed yet: all that it is of. `more` are fields of `Run`: path, schedule, seed, ..."""
+    """A run that has not been computed yet: all that it is of. `path` names the class, `name` the strategy's row."""
     from trader.backtest.origin import code_of, digest_of, version
+    from trader.strategy import style_of
 
     frames = loaded.frames
+    by_array = style_of(strategy) == "signal" and schedule == "bucket"
     return Run(
+        schedule=schedule,
+        engine="array" if by_array else "bars",
+        warm_up=None,
         params=strategy.params.model_dump(mode="json"),
         market=loaded.market.name if loaded.market else None,
         market_id=loaded.market.id if loaded.market else None,
@@ -254,9 +327,33 @@ def began(
         used_to=loaded.used_to,
         candles=len(frames.candles),
         digest=digest_of(frames.candles, frames.inputs),
-        settings=settings,
+        settings=settings.model_dump(mode="json"),
         version=version(),
         code=code_of(type(strategy)),
         started_at=started_at,
-        **more,
+        path=path,
+        strategy=name,
+        seed=seed,
     )
+
+
+def compute(
+    strategy: "Strategy[Any]", loaded: "Loaded", settings: "Settings", run: Run
+) -> tuple[Run, Result | None, int]:
+    """Run a backtest: what came out as it is to be stored, the whole result, and the bar of the first decision.
+
+    A strategy that fails gives a run with the reason, which names file and line, and no result. Raises InputError as
+    `backtest` does: that is no fault of the strategy's.
+    """
+    from trader.backtest.origin import place_of
+    from trader.backtest.run import backtest, first_decision
+    from trader.strategy import SignalError, style_of
+
+    try:
+        since = first_decision(strategy, loaded.frames)
+        result = backtest(strategy, loaded.frames, settings, run.schedule)
+    except SignalError as error:
+        place = place_of(getattr(type(strategy), style_of(strategy)))
+        said = str(error) if ".py:" in str(error) or not place else f"{error} ({place})"
+        return replace(run, error=said), None, 0
+    return replace(run, warm_up=since + 1, made=made_of(result, since, run.seed)), result, since

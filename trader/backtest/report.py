@@ -9,10 +9,12 @@ from typing import Any
 
 from trader.backtest.chart import MONTHS, Line, Mark, chart
 from trader.backtest.record import Made, Point, Run
-from trader.backtest.words import NONE, WORDS, gap_sentence, money, span, texts, told
+from trader.backtest.words import NONE, WORDS, Word, gap_sentence, money, span, texts, told
 from trader.errors import InputError
 
 STYLE = Path(__file__).with_name("report.css")
+FEW_GAPS = 5
+"""Gaps that are listed at the top, the longest."""
 MOST_TRADES = 1_000
 """Fills that are listed, the newest; the charts mark all."""
 CARDS = ("return_percent", "annual_return_percent", "max_drawdown_percent", "sharpe", "trades", "win_percent",
@@ -80,8 +82,8 @@ def _verdict(run: Run, made: Made) -> str:
         low, high = made.confidence["return_percent"]
         level, lost = 100 * made.confidence["level"], made.confidence["loss_percent"]
         text += (
-            f". Drawn again in blocks of its days, {level:g} of 100 such histories return {low:+,.1f} % to {high:+,.1f} %, "
-            f"and {lost:.0f} of 100 lose money"
+            f". Drawn again in blocks of its days, {level:g} of 100 such histories return {low:+,.1f} % to "
+            f"{high:+,.1f} %, and {lost:.0f} of 100 lose money"
         )
     return text + "."
 
@@ -92,8 +94,18 @@ def _coloured(text: str, value: float) -> str:
 
 
 def _gaps(made: Made) -> str:
-    style = "note warn" if made.measures["gaps"] else "note"
-    return f'<p class="{style}">{escape(gap_sentence(made.measures))}</p>'
+    if not made.measures["gaps"]:
+        return f'<p class="note">{escape(gap_sentence(made.measures))}</p>'
+    rows = "".join(
+        f"<li>{_minute(gap['from'])} to {_minute(gap['to'])}: {gap['missing']:,} missing</li>"
+        for gap in sorted(made.longest_gaps, key=lambda gap: -gap["missing"])[:FEW_GAPS]
+    )
+    return f'<div class="note warn">{escape(gap_sentence(made.measures))} The longest:<ul>{rows}</ul></div>'
+
+
+def _minute(moment: str) -> str:
+    """An ISO moment as people write it."""
+    return escape(moment[:16].replace("T", " "))
 
 
 def _cards(made: Made) -> str:
@@ -136,7 +148,8 @@ def _charts(run: Run, made: Made) -> str:
         [
             "<h2>Price and trades</h2>",
             '<p class="legend"><i style="background:var(--price)"></i>close '
-            '<i style="background:var(--good);height:9px"></i>bought <i style="background:var(--bad);height:9px"></i>sold'
+            '<i style="background:var(--good);height:9px"></i>bought '
+            '<i style="background:var(--bad);height:9px"></i>sold'
             f" {shaded}</p>",
             chart("price and trades", times, [price], 330, marks=_marks(made), missing=missing),
             "<h2>Return</h2>",
@@ -162,14 +175,10 @@ def _marks(made: Made) -> list[Mark]:
 
 
 def _missing(made: Made) -> list[tuple[float, float]]:
-    """Stretches without a kept close that stand out: only a gap leaves so much out of equal parts of the candles."""
-    if not made.measures["gaps"] or len(made.points) < 3:
-        return []
-    times = [point.time.timestamp() for point in made.points]
-    steps = sorted(later - earlier for earlier, later in zip(times, times[1:], strict=False))
-    usual = steps[len(steps) * 9 // 10]
-    least = max(4 * usual, 0.004 * (times[-1] - times[0]))
-    return [(a, b) for a, b in zip(times, times[1:], strict=False) if b - a > least]
+    """The longest gaps, as seconds since 1970, where they are wide enough to be seen."""
+    least = 0.002 * (made.points[-1].time - made.points[0].time).total_seconds()
+    found = [tuple(datetime.fromisoformat(gap[end]).timestamp() for end in ("from", "to")) for gap in made.longest_gaps]
+    return [(start, end) for start, end in found if end - start > least]
 
 
 # Tables
@@ -225,14 +234,16 @@ def _measures(made: Made) -> str:
     level = f"{100 * made.confidence['level']:g} % of draws" if made.confidence else ""
     rows = [
         f'<tr><td>{word.label}</td><td class="n">{told(word, made.measures[word.name])}</td>'
-        f'<td class="n">{_interval(made, word.name)}</td><td>{escape(word.meaning)}</td></tr>'
+        f'<td class="n">{_interval(made, word.name)}</td><td class="n">{_held(made, word)}</td>'
+        f"<td>{escape(word.meaning)}</td></tr>"
         for word in WORDS
     ]
     note = (
         f'<p class="soft">A dot ({NONE}) is a measure that cannot be told. '
         + (
             f"Intervals: stationary bootstrap of the daily returns, {made.confidence['draws']:,} draws in blocks of "
-            f"{made.confidence['block']:.1f} on average; they say how much luck there may be in it, not what comes next."
+            f"{made.confidence['block']:.1f} on average; they say how much luck "
+            "there may be in it, not what comes next."
             if made.confidence
             else "There are too few days to tell how sure it is."
         )
@@ -240,8 +251,14 @@ def _measures(made: Made) -> str:
     )
     return (
         f'<h2>Measures</h2>\n<div class="scroll"><table><tr><th>measure</th><th class="n">value</th>'
-        f'<th class="n">{level}</th><th>meaning</th></tr>{"".join(rows)}</table></div>\n{note}'
+        f'<th class="n">{level}</th><th class="n">bought and held</th><th>meaning</th></tr>{"".join(rows)}'
+        f"</table></div>\n{note}"
     )
+
+
+def _held(made: Made, word: Word) -> str:
+    """The same measure of buying once and holding; empty: it is none of that."""
+    return told(word, made.held[word.name]) if made.held is not None and word.name in made.held else ""
 
 
 def _trades(made: Made) -> str:
@@ -263,8 +280,8 @@ def _trades(made: Made) -> str:
         )
         cells = "".join(f'<td class="n">{text}</td>' for text in numbers)
         rows.append(
-            f'<tr><td class="n soft">{trade.number:,}</td><td>{trade.decided_at:%Y-%m-%d %H:%M}</td><td>{trade.side}</td>'
-            f'{cells}<td class="soft">{notes}</td></tr>'
+            f'<tr><td class="n soft">{trade.number:,}</td><td>{trade.decided_at:%Y-%m-%d %H:%M}</td>'
+            f'<td>{trade.side}</td>{cells}<td class="soft">{notes}</td></tr>'
         )
     whole = len(made.trades)
     said = (

@@ -15,14 +15,16 @@ from trader.errors import InputError
 STORE = """
 INSERT INTO backtest_run (
   strategy, class, params, schedule, market_id, timeframe_id, source, inputs, asked_from, asked_to, used_from, used_to,
-  candles, warm_up, digest, settings, engine, seed, version, code, started_at, error, confidence, refused,
+  candles, warm_up, digest, settings, engine, seed, version, code, started_at, error, longest_gaps,
+  held, confidence, refused,
   deposits, withdrawals, equity, profit, realised, unrealised, fees, return_percent, max_drawdown_percent, trades,
   win_percent, annual_return_percent, sharpe, sortino, calmar, drawdown_days, exposure_percent, turnover, profit_factor,
   expectancy, buy_and_hold_percent, gaps, missing_bars, fills_after_gaps)
 VALUES (
   %(strategy)s, %(path)s, %(params)s, %(schedule)s, %(market_id)s, %(timeframe_id)s, %(source)s, %(inputs)s,
   %(asked_from)s, %(asked_to)s, %(used_from)s, %(used_to)s, %(candles)s, %(warm_up)s, %(digest)s, %(settings)s,
-  %(engine)s, %(seed)s, %(version)s, %(code)s, %(started_at)s, %(error)s, %(confidence)s, %(refused)s,
+  %(engine)s, %(seed)s, %(version)s, %(code)s, %(started_at)s, %(error)s, %(longest_gaps)s,
+  %(held)s, %(confidence)s, %(refused)s,
   %(deposits)s, %(withdrawals)s, %(equity)s, %(profit)s, %(realised)s, %(unrealised)s, %(fees)s, %(return_percent)s,
   %(max_drawdown_percent)s, %(trades)s, %(win_percent)s, %(annual_return_percent)s, %(sharpe)s, %(sortino)s, %(calmar)s,
   %(drawdown_days)s, %(exposure_percent)s, %(turnover)s, %(profit_factor)s, %(expectancy)s, %(buy_and_hold_percent)s,
@@ -65,7 +67,7 @@ SELECT time, trim_scale(equity), trim_scale(cash), trim_scale(holding), trim_sca
 PLAIN = tuple(one.name for one in fields(Run) if one.name not in ("made", "market", "timeframe", "path"))
 """Columns that are fields as they are."""
 READ = f"""
-SELECT {", ".join(f"r.{name}" for name in (*PLAIN, *MEASURES, "confidence", "refused"))},
+SELECT {", ".join(f"r.{name}" for name in (*PLAIN, *MEASURES, "longest_gaps", "held", "confidence", "refused"))},
        r.class AS path, t.name AS timeframe, e.name || ':' || m.symbol AS market
   FROM backtest_run r
   JOIN timeframe t ON t.id = r.timeframe_id
@@ -84,7 +86,10 @@ async def save(connection: Connection, run: Run) -> Any:
     values |= {name: Jsonb(dict(values[name])) for name in ("params", "inputs", "settings")}
     values["timeframe_id"] = timeframe_named(run.timeframe).id
     values |= dict.fromkeys(MEASURES) if made is None else made.measures
-    values["confidence"] = None if made is None or made.confidence is None else Jsonb(dict(made.confidence))
+    for name in ("held", "confidence"):
+        told = None if made is None else getattr(made, name)
+        values[name] = None if told is None else Jsonb(dict(told))
+    values["longest_gaps"] = Jsonb([] if made is None else list(made.longest_gaps))
     values["refused"] = Jsonb({} if made is None else dict(made.refused))
     async with connection.transaction():
         row = await (await connection.execute(STORE, values)).fetchone()
@@ -121,7 +126,16 @@ async def load_run(connection: Connection, run_id: int) -> Run:
     trades = tuple(Trade(*one) for one in await fetch_all(connection, TRADES, [run_id]))
     points = tuple(Point(*one) for one in await fetch_all(connection, POINTS, [run_id]))
     measures: dict[str, Decimal | int | None] = {name: getattr(row, name) for name in MEASURES}
-    return Run(**plain, made=Made(measures, row.confidence, row.refused, trades, points))
+    made = Made(
+        measures=measures,
+        longest_gaps=tuple(row.longest_gaps),
+        held=row.held,
+        confidence=row.confidence,
+        refused=row.refused,
+        trades=trades,
+        points=points,
+    )
+    return Run(**plain, made=made)
 
 
 async def delete_run(connection: Connection, run_id: int) -> bool:

@@ -1,4 +1,4 @@
-"""The measures in words, in the order in which people read them: what each is called, how it is written, what it says."""
+"""The measures in words, in the order in which people read them: what each is called, and what it says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,12 +59,13 @@ def told(word: Word, value: Any) -> str:
     if word.kind == "money":
         return money(value)
     digits = {"percent": 2, "ratio": 2, "days": 1}[word.kind]
-    return f"{value:,.{digits}f}{' %' if word.kind == 'percent' else ' days' if word.kind == 'days' else ''}"
+    unit = {"percent": " %", "ratio": "", "days": " days"}[word.kind]
+    return f"{value:,.{digits}f}{unit}"
 
 
 def money(value: Decimal | float) -> str:
     """Two decimals from 1 on; smaller amounts (a quote of BTC) up to eight."""
-    text = f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:,.8f}".rstrip("0").rstrip(".")
+    text = f"{value:,.2f}" if value >= 1 or value <= -1 or value == 0 else f"{value:,.8f}".rstrip("0").rstrip(".")
     return "0.00" if text in ("-0", "-0.00", "0") else text
 
 
