@@ -141,13 +141,13 @@ def _line(axes: "Axes", bars: Bars, time: Floats, values: Floats, **style: Any) 
 def _kept(bars: Bars, values: Floats) -> tuple[Indices, Indices]:
     """The bars to draw, and before which of these the line is broken."""
     gaps = _wide_gaps(bars)
-    kept = thinned(bars.time, (values,), [*gaps, *(bar - 1 for bar in gaps)])
+    kept = thinned(bars.time, (values,), [*gaps.tolist(), *(gaps - 1).tolist()])
     return kept, np.searchsorted(kept, gaps)
 
 
 def _wide_gaps(bars: Bars) -> Indices:
     """The bars after the gaps that are wide enough to be seen."""
-    after = np.array(longest_gaps(bars), dtype=np.int64)
+    after = longest_gaps(bars)
     wide = bars.time[after] - bars.time[after - 1] > 0.003 * (bars.time[-1] - bars.time[0])
     return np.asarray(after[wide])
 
@@ -175,7 +175,7 @@ def _falls(axes: "Axes", result: Result, time: Floats, units: Floats) -> None:
 
 
 def _heads(figure: "Figure", axes: "NDArray[Any]", run: Run) -> None:
-    params = ", ".join(f"{name} {value}" for name, value in run.params.items())
+    params = ", ".join(f"{name} {value}" for name, value in sorted(run.params.items()))
     where = f"{run.market or run.source} {run.timeframe}"
     figure.suptitle(
         f"{run.name}   {where}" + (f"   {params}" if len(params) < 110 else ""), fontsize=17, x=0.01, ha="left"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trader.backtest.bootstrap import Confidence, confidence
-from trader.backtest.data import Bars, Floats
+from trader.backtest.data import Bars, Floats, Indices
 from trader.backtest.measures import (
     Measures,
     annual_return,
@@ -156,7 +156,7 @@ def made_of(result: Result, since: int, seed: int) -> Made:
     sure = confidence(returns_of(time, units), periods_per_year(time), seed=seed)
     return Made(
         _measures(measure(result, since)),
-        tuple(_told_gap(result.bars, bar) for bar in longest_gaps(result.bars)),
+        tuple(_told_gap(result.bars, bar) for bar in longest_gaps(result.bars).tolist()),
         None if held is None else held_measures(time, held),
         None if sure is None else _confidence(sure),
         _reasons(result),
@@ -172,11 +172,11 @@ def _measures(made: Measures) -> dict[str, Decimal | int | None]:
     return values
 
 
-def longest_gaps(bars: Bars) -> list[int]:
+def longest_gaps(bars: Bars) -> Indices:
     """The bars after the longest gaps, at most MOST_GAPS, by time."""
     lengths = bars.time[bars.breaks] - bars.time[bars.breaks - 1]
     longest = np.argsort(-lengths, kind="stable")[:MOST_GAPS]
-    return sorted(bars.breaks[longest].tolist())
+    return np.sort(bars.breaks[longest])
 
 
 def _told_gap(bars: Bars, bar: int) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def points_of(result: Result, units: Floats, held: Floats | None) -> tuple[Point
     """The closes that are kept (see `thin`), with what there was."""
     falls, bars = drawdowns(units), result.bars
     after = longest_gaps(bars)
-    always = [*(bar for bar, _ in result.flows), *after, *(bar - 1 for bar in after)]
+    always = [*(bar for bar, _ in result.flows), *after.tolist(), *(after - 1).tolist()]
     kept = thinned(bars.time, (result.equity, bars.close, falls), always)
     columns = [column[kept].tolist() for column in (result.equity, result.cash, result.holding, bars.close, units)]
     columns += [[None] * len(kept) if held is None else held[kept].tolist(), falls[kept].tolist()]

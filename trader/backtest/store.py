@@ -1,8 +1,9 @@
 """Runs in the database: written as a whole by COPY in one transaction, read, listed."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
@@ -55,15 +56,16 @@ SELECT r.*, r.class AS path, t.name AS timeframe, e.name || ':' || m.symbol AS m
   LEFT JOIN exchange e ON e.id = m.exchange_id
 """
 TRADES = """
-SELECT number, decided_at, time_close, side::text, trim_scale(price), trim_scale(quantity), trim_scale(quote),
-       trim_scale(fee), fee_in, liquidity::text, order_number, trim_scale(realised), after_gap
+SELECT number, decided_at, time_close, side::text, price, quantity, quote, fee, fee_in, liquidity::text, order_number,
+       realised, after_gap
   FROM backtest_trade WHERE run_id = %s ORDER BY number
 """
 POINTS = """
-SELECT time, trim_scale(equity), trim_scale(cash), trim_scale(holding), trim_scale(price), trim_scale(unit_value),
-       trim_scale(held_value), trim_scale(drawdown_percent)
+SELECT time, equity, cash, holding, price, unit_value, held_value, drawdown_percent
   FROM backtest_equity WHERE run_id = %s ORDER BY time
 """
+TRADE, POINT = (attrgetter(*(one.name for one in fields(kind))) for kind in (Trade, Point))
+"""The columns of a row, in their order."""
 PLAIN = tuple(one.name for one in fields(Run) if one.name not in ("made", "market", "timeframe", "path"))
 """Columns that are fields as they are."""
 READ = f"""
@@ -94,8 +96,8 @@ async def save(connection: Connection, run: Run) -> Any:
     async with connection.transaction():
         row = await (await connection.execute(STORE, values)).fetchone()
         if row is not None and made is not None:
-            await _copy(connection, COPY_TRADES, row.id, map(astuple, made.trades))
-            await _copy(connection, COPY_POINTS, row.id, map(astuple, made.points))
+            await _copy(connection, COPY_TRADES, row.id, map(TRADE, made.trades))
+            await _copy(connection, COPY_POINTS, row.id, map(POINT, made.points))
     return row
 
 

@@ -88,4 +88,4 @@ def span(first: datetime, last: datetime) -> str:
 
 def texts(values: Mapping[str, Any]) -> str:
     """Parameters in a line."""
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"
+    return ", ".join(f"{name} {value}" for name, value in sorted(values.items())) or "no parameters"
