@@ -290,6 +290,11 @@ def test_check_names_the_bar_and_ends_with_1(desk: Cli, tmp_path: Path) -> None:
     done = desk("backtest", "check", *CROSS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("nothing found\n")
+    (tmp_path / "raises.py").write_text(MINE.format(body="raise ValueError('no')"))
+    assert re.search(
+        r"raises:Mine: .*ValueError: no \(.*/raises\.py:11\)$",
+        refused(desk("backtest", "check", "raises:Mine", *CROSS[1:])),
+    )
     (tmp_path / "peeks.py").write_text(MINE.format(body=PEEKS))
     done = desk("backtest", "check", "peeks:Mine", *CROSS[1:])
     assert done.returncode == 1

@@ -17,7 +17,7 @@ from trader.clock import from_milliseconds, to_milliseconds
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import InputError
 from trader.market import Market, find_market
-from trader.strategy import Strategy, inputs_of, needed, reach_of
+from trader.strategy import Strategy, inputs_of, needed, reach_of, telling
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -304,7 +304,8 @@ def _check_enough(
     span: tuple[datetime, datetime] | None,
 ) -> None:
     """One candle more than the warm-up: an entry needs a candle before it that is known, and one after it to fill."""
-    least = needed(strategy) + 1
+    with telling("warm_up", type(strategy).__module__):
+        least = needed(strategy) + 1
     if len(candles) < least:
         there = f"; it has those {_days(*span)}" if span else ""
         raise InputError(

@@ -194,7 +194,9 @@ def _heads(figure: "Figure", axes: "NDArray[Any]", run: Run) -> None:
         if (value := measures.get(name)) is not None
     ]
     gaps = measures.get("gaps")
-    parts.append(f"over {gaps} gaps ({measures['missing_bars']:,} candles missing)" if gaps else "no gaps")
+    parts.append(
+        f"over {gaps} gap{'s' * (gaps != 1)} ({measures['missing_bars']:,} candles missing)" if gaps else "no gaps"
+    )
     axes[0].set_title("   ·   ".join(parts), fontsize=12, color="#374151", loc="left")
 
 

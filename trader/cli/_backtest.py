@@ -1,8 +1,8 @@
 """What `tallydesk backtest run` and `check` do: everything that is asked for, read, computed, stored."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +12,9 @@ from trader.backtest.load import Loaded, Named, load_candles, load_files, market
 from trader.backtest.record import Run, began, compute
 from trader.backtest.settings import Settings, parse_settings
 from trader.cli._session import session
-from trader.errors import InputError
+from trader.errors import InputError, TallydeskError
 from trader.market import find_market
-from trader.strategy import Strategy, load, parse_schedule
+from trader.strategy import SignalError, Strategy, describe, load, parse_schedule
 
 if TYPE_CHECKING:
     from trader.backtest.result import Result
@@ -95,6 +95,17 @@ def _reads(wanted: Wanted) -> bool:
     return not wanted.files or wanted.market is not None or ":" not in wanted.what
 
 
+@contextmanager
+def sentences(path: str) -> Iterator[None]:
+    """Turn what the code of a class raises into a sentence with file and line; ours are sentences already."""
+    try:
+        yield
+    except TallydeskError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SignalError(f"{path}: {describe(error, path.partition(':')[0])}") from error
+
+
 async def prepare(wanted: Wanted, connection: "Connection | None") -> Ready:
     """Find class, candles and terms. InputError: see `load`, and for options that do not fit together."""
     named = None
@@ -103,7 +114,8 @@ async def prepare(wanted: Wanted, connection: "Connection | None") -> Ready:
     market, timeframe = _where(wanted, named)
     params = {**(named.params if named else {}), **parse_object("--params", wanted.params)}
     path = named.path if named else wanted.what
-    strategy = load(path, params)
+    with sentences(path):
+        strategy = load(path, params)
     schedule = parse_schedule(wanted.schedule or (named.schedule if named else "bucket"), timeframe)
     loaded = await _load(wanted, connection, strategy, market, timeframe)
     terms = await market_settings(connection, loaded.market) if connection and loaded.market else {}

@@ -149,10 +149,11 @@ def check(
     Example: tallydesk backtest check strategies.sma_cross:SmaCross --market binance:BTC/USDT --timeframe 1h
     """
     from trader.backtest.check import check as prove
-    from trader.cli._backtest import ready
+    from trader.cli._backtest import ready, sentences
 
     found = asyncio.run(ready(_wanted(what, market, timeframe, since, until, params, None, file, input_, stamp)))
-    report = prove(found.strategy, found.loaded.frames.candles, seed)
+    with sentences(found.path):
+        report = prove(found.strategy, found.loaded.frames, seed, found.settings)
     print(report)
     if not report.proved:
         raise typer.Exit(1)
