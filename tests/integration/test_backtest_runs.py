@@ -313,3 +313,98 @@ def test_nothing_slow_is_imported_that_is_not_needed(desk: Cli, database: str) -
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "slow: []", done.stderr
+
+
+WITH_INPUTS = """
+from trader.strategy import Input, Strategy, at
+
+class Mine(Strategy):
+    @property
+    def warm_up(self):
+        return 5
+
+    @property
+    def inputs(self):
+        return {"daily": Input("1d", warm_up=3), "other": Input(market="binance:ETH/USDT")}
+
+    def signal(self, candles, daily, other):
+        return (candles.close > at(daily.close, candles.index)).astype("float64")
+"""
+PATH_STYLE = """
+from trader.strategy import Strategy
+
+class Mine(Strategy):
+    @property
+    def warm_up(self):
+        return 5
+
+    def on_bucket(self, context):
+        if not context.quantity and not context.orders:
+            context.buy(limit=context.close * 0.99)
+            context.sell(limit=context.close * 1.01)
+            context.sell(stop=context.close * 0.95)
+"""
+
+
+def test_inputs_come_from_the_database_or_from_files(desk: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+    (tmp_path / "inputs.py").write_text(WITH_INPUTS)
+    started = ("backtest", "run", "inputs:Mine", *CROSS[1:], "--from", "2023-02-01")
+    assert refused(desk(*started)).startswith(
+        "input daily: binance:BTC/USDT has no 1d candles: it has 1h (from 2023-01-01"
+    )
+    desk("bucket", "derive", "binance:BTC/USDT", "1d", "--from", "1h")
+    assert refused(desk(*started)).startswith(
+        "input other: binance:ETH/USDT has no candles yet: there are candles of b"
+    )
+    file = tmp_path / "hours.csv"
+    desk("bucket", "import", str(file), "--market", "binance:ETH/USDT", "--timeframe", "1h")
+    done = desk(*started)
+    assert done.returncode == 0, done.stderr
+    inputs, warm_up = connection.execute("SELECT inputs, warm_up FROM backtest_run").fetchone() or ()
+    assert warm_up == 5
+    assert inputs["daily"]["from"] == "binance:BTC/USDT 1d"
+    assert inputs["daily"]["first_close"] == "2023-01-02T00:00:00+00:00"  # a live run would see what was before
+    assert inputs["other"]["from"] == "binance:ETH/USDT 1h"
+    assert inputs["other"]["candles"] > 2_900
+    options = ("--file", str(file), "--timeframe", "1h", "--no-store")
+    said = refused(desk("backtest", "run", "inputs:Mine", *options, "--input", f"other={file}"))
+    assert said.startswith(
+        "Mine needs candles of its input daily (1d, the same market): say where they are with --input"
+    )
+    said = refused(desk("backtest", "run", "inputs:Mine", *options, "--input", f"nothing={file}"))
+    assert said == "--input nothing: Mine has no such input; it has daily, other"
+    days = tmp_path / "days.csv"
+    desk("bucket", "export", "binance:BTC/USDT", "1d", str(days))
+    both = ("--input", f"other={file}", "--input", f"daily={days}")
+    done = desk("backtest", "run", "inputs:Mine", *options, *both)
+    assert done.returncode == 0, done.stderr
+    assert "after 72; engine array" in done.stdout  # three days of the input are its warm-up, the fourth candle decides
+    assert desk("backtest", "check", "inputs:Mine", *options[:-1], *both).stdout.startswith("nothing found\n")
+
+
+def test_what_waits_for_a_price_runs_through_the_other_engine(
+    desk: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "waits.py").write_text(PATH_STYLE)
+    done = desk("backtest", "run", "waits:Mine", *CROSS[1:])
+    assert done.returncode == 0, done.stderr
+    assert "engine bars\n" in done.stdout
+    kinds = connection.execute(
+        "SELECT DISTINCT liquidity::text, side::text FROM backtest_trade ORDER BY 1, 2"
+    ).fetchall()
+    assert kinds == [("maker", "buy"), ("maker", "sell"), ("taker", "sell")]
+
+
+def test_a_market_of_files_has_a_fee_all_the_same(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+    cli("market", "add", "files:BTC/USD")
+    file = as_csv(tmp_path / "hours.csv", bars=500)
+    cli("bucket", "import", str(file), "--market", "files:BTC/USD", "--timeframe", "1h")
+    fees = "SELECT settings->>'maker', settings->>'taker' FROM backtest_run ORDER BY id DESC LIMIT 1"
+    options = ("strategies.sma_cross:SmaCross", "--market", "files:BTC/USD", "--timeframe", "1h")
+    assert cli("backtest", "run", *options).returncode == 0
+    assert connection.execute(fees).fetchone() == ("0.001", "0.001")
+    cli("backtest", "run", *options, "--fee", "0")
+    assert connection.execute(fees).fetchone() == ("0", "0")
+    connection.execute("UPDATE market SET taker_fee = 0.002, maker_fee = -0.0001")
+    cli("backtest", "run", *options)
+    assert connection.execute(fees).fetchone() == ("0", "0.002")

@@ -43,7 +43,9 @@ SELECT e.name || ':' || m.symbol AS name
  WHERE EXISTS (SELECT FROM bucket b WHERE b.market_id = m.id) ORDER BY name LIMIT 6
 """
 TERMS = """
-SELECT price_tick, quantity_step, quantity_min, cost_min, maker_fee, taker_fee, fee_side::text FROM market WHERE id = %s
+SELECT m.price_tick, m.quantity_step, m.quantity_min, m.cost_min, m.maker_fee, m.taker_fee, m.fee_side::text,
+       e.offline AND m.maker_fee = 0 AND m.taker_fee = 0 AS unknown_fees
+  FROM market m JOIN exchange e ON e.id = m.exchange_id WHERE m.id = %s
 """
 # A step that comes later adds the column schedule: without it, every candle is decided on.
 ROW = """
@@ -125,15 +127,16 @@ async def named_strategy(connection: Connection, name: str) -> Named:
 
 
 async def market_settings(connection: Connection, market: Market) -> dict[str, Any]:
-    """Fees, steps and minimums of the market's row, as settings of a backtest. A fee below 0, a rebate, counts as 0."""
+    """Fees, steps and minimums of the market's row, as settings of a backtest. A fee below 0, a rebate, counts as 0.
+
+    Of a market that no venue stands behind nobody said what it takes: then fees are left out, and are the default.
+    """
     row = await fetch_one(connection, TERMS, [market.id])
     found = {name: getattr(row, name) for name in ("price_tick", "quantity_step", "quantity_min", "cost_min")}
     terms = {name: _plain(value) for name, value in found.items() if value}
-    return terms | {
-        "maker": _plain(max(row.maker_fee, 0)),
-        "taker": _plain(max(row.taker_fee, 0)),
-        "fee_side": row.fee_side,
-    }
+    if not row.unknown_fees:
+        terms |= {"maker": _plain(max(row.maker_fee, 0)), "taker": _plain(max(row.taker_fee, 0))}
+    return terms | {"fee_side": row.fee_side}
 
 
 def _plain(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from trader.backtest.chart import MONTHS, Line, Mark, chart
 from trader.backtest.record import Made, Point, Run
-from trader.backtest.words import NONE, WORDS, Word, gap_sentence, money, span, texts, told
+from trader.backtest.words import NONE, WORDS, Word, gap_sentence, money, span, terms, texts, told
 from trader.errors import InputError
 
 STYLE = Path(__file__).with_name("report.css")
@@ -53,7 +53,7 @@ def _head(run: Run, title: str) -> str:
     return (
         f"<h1>{escape(title)}</h1>\n"
         f'<p class="soft">{number}{run.candles:,} candles from {span(run.used_from, run.used_to)}; '
-        f"{escape(texts(run.params))}</p>"
+        f"{escape(texts(run.params))}; {escape(terms(run.settings))}</p>"
     )
 
 

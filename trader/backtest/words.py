@@ -81,6 +81,20 @@ def gap_sentence(measures: Mapping[str, Any]) -> str:
     )
 
 
+def terms(settings: Mapping[str, Any]) -> str:
+    """What it traded with and what that costs, in a line."""
+    share = {name: f"{100 * Decimal(settings[name]):f}" for name in ("maker", "taker", "slippage", "spread")}
+    share = {name: text.rstrip("0").rstrip(".") if "." in text else text for name, text in share.items()}
+    fee = (
+        f"{share['taker']} %"
+        if share["maker"] == share["taker"]
+        else f"{share['taker']} % ({share['maker']} % as maker)"
+    )
+    stake = f"{Decimal(settings['stake']).normalize():f}{' %' if settings['stake_in_percent'] else ''}"
+    parts = [f"stake {stake}", f"fee {fee}", f"slippage {share['slippage']} %", f"spread {share['spread']} %"]
+    return ", ".join([*parts, f"filled at {'the same close' if settings['fill'] == 'close' else 'the next open'}"])
+
+
 def span(first: datetime, last: datetime) -> str:
     """From when to when, in UTC."""
     return f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trader.backtest.record import Made, Run
-from trader.backtest.words import NONE, WORDS, gap_sentence, span, texts, told
+from trader.backtest.words import NONE, WORDS, gap_sentence, span, terms, texts, told
 from trader.cli._screen import print_rows
 
 
@@ -13,6 +13,7 @@ def print_run(run: Run) -> None:
     number = f"backtest {run.id}" if run.id is not None else "backtest, not stored"
     print(f"{number}: {run.name} on {run.market or run.source} {run.timeframe}; {texts(run.params)}")
     print(f"{run.candles:,} candles from {run.source}, {span(run.used_from, run.used_to)}; {_how(run)}")
+    print(terms(run.settings))
     if run.made is None:
         print(f"failed: {run.error}")
         return
