@@ -80,10 +80,10 @@ def measure_all(
     sales = [sales_of(result) for result in results]
     gains = np.concatenate([one.gains for one in sales])
     units = unit_values(equity, flows)
-    ratios = ratios_of(returns_of(time, units), _periods_per_year(time))
+    ratios = ratios_of(returns_of(time, units), periods_per_year(time))
     deposits, withdrawals = (sum(max(sign * amount, 0.0) for _, amount in flows) for sign in (1, -1))
     depth, longest = drawdown(time, units)
-    annual = _annual(units, time)
+    annual = annual_return(units, time)
     traded = sum(float(result.fills.quote.sum()) for result in results)
     wins, losses = float(gains[gains > 0].sum()), float(-gains[gains < 0].sum())
     return Measures(
@@ -205,7 +205,8 @@ def returns_of(time: Times, units: Floats) -> Floats:
     return values[1:][whole] / values[:-1][whole] - 1
 
 
-def _periods_per_year(time: Times) -> float:
+def periods_per_year(time: Times) -> float:
+    """How many of the returns of `returns_of` a year has."""
     if len(time) < 2:
         return YEAR / DAY
     return YEAR / max(DAY, float(np.median(np.diff(time))))
@@ -229,7 +230,7 @@ def ratios_of(returns: Floats, periods: float) -> Ratios:
     return Ratios(mean / spread * year if spread > 0 else None, mean / below * year if below > 0 else None)
 
 
-def _annual(units: Floats, time: Times) -> float | None:
+def annual_return(units: Floats, time: Times) -> float | None:
     """What a year would return at this pace; None below a day, from which nothing can be said."""
     elapsed = float(time[-1] - time[0])
     if elapsed < DAY or units[-1] <= 0:

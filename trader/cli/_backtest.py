@@ -1,0 +1,187 @@
+"""What `tallydesk backtest run` and `check` do: everything that is asked for, read, computed, stored."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trader.backtest.load import Loaded, Named, load_candles, load_files, market_settings, named_strategy
+from trader.backtest.record import Run, began, compute
+from trader.backtest.settings import Settings, parse_settings
+from trader.cli._session import session
+from trader.errors import InputError, TallydeskError
+from trader.market import find_market
+from trader.strategy import SignalError, Strategy, describe, load, parse_schedule
+
+if TYPE_CHECKING:
+    from trader.backtest.result import Result
+    from trader.bucket.formats import Stamp
+    from trader.db import Connection
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was typed."""
+
+    what: str
+    """module:Class, or the name of a row of `strategy`."""
+    market: str | None = None
+    timeframe: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    params: str = "{}"
+    schedule: str | None = None
+    files: tuple[Path, ...] = ()
+    inputs: tuple[str, ...] = ()
+    stamp: str = "auto"
+    settings: str = "{}"
+    options: tuple[tuple[str, Any], ...] = ()
+    """Settings that have options of their own; None: not given."""
+    seed: int = 0
+    store: bool = True
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that is needed to compute."""
+
+    strategy: Strategy[Any]
+    path: str
+    name: str | None
+    loaded: Loaded
+    settings: Settings
+    schedule: str
+
+
+@asynccontextmanager
+async def _maybe(needed: bool) -> "AsyncIterator[Connection | None]":
+    """A connection, where one is needed: candles of a file can be tried without any database."""
+    if not needed:
+        yield None
+        return
+    async with session() as (_, connection):
+        yield connection
+
+
+async def run(wanted: Wanted) -> "tuple[Run, Result | None, int]":
+    """Compute a backtest, and store it; the run, the whole result if there is one, the bar of its first decision."""
+    started = datetime.now(UTC)
+    async with _maybe(wanted.store or _reads(wanted)) as connection:
+        ready = await prepare(wanted, connection)
+        record = began(
+            ready.strategy, ready.loaded, ready.settings, ready.schedule, started,
+            path=ready.path, name=ready.name, seed=wanted.seed,
+        )  # fmt: skip
+        made, result, since = compute(ready.strategy, ready.loaded, ready.settings, record)
+        if not wanted.store or connection is None:
+            return made, result, since
+        from trader.backtest.store import save
+
+        row = await save(connection, made)
+        return replace(made, id=row.id, finished_at=row.finished_at), result, since
+
+
+async def ready(wanted: Wanted) -> Ready:
+    """What is needed to compute, without anything stored."""
+    async with _maybe(_reads(wanted)) as connection:
+        return await prepare(wanted, connection)
+
+
+def _reads(wanted: Wanted) -> bool:
+    """Whether the database has something that is needed: candles, a market's terms, a strategy's row."""
+    return not wanted.files or wanted.market is not None or ":" not in wanted.what
+
+
+@contextmanager
+def sentences(path: str) -> Iterator[None]:
+    """Turn what the code of a class raises into a sentence with file and line; ours are sentences already."""
+    try:
+        yield
+    except TallydeskError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SignalError(f"{path}: {describe(error, path.partition(':')[0])}") from error
+
+
+async def prepare(wanted: Wanted, connection: "Connection | None") -> Ready:
+    """Find class, candles and terms. InputError: see `load`, and for options that do not fit together."""
+    named = None
+    if connection is not None and ":" not in wanted.what:
+        named = await named_strategy(connection, wanted.what)
+    market, timeframe = _where(wanted, named)
+    params = {**(named.params if named else {}), **parse_object("--params", wanted.params)}
+    path = named.path if named else wanted.what
+    with sentences(path):
+        strategy = load(path, params)
+    schedule = parse_schedule(wanted.schedule or (named.schedule if named else "bucket"), timeframe)
+    loaded = await _load(wanted, connection, strategy, market, timeframe)
+    terms = await market_settings(connection, loaded.market) if connection and loaded.market else {}
+    given = {name: value for name, value in wanted.options if value is not None}
+    own = parse_object("--settings", wanted.settings)
+    settings = parse_settings({**terms, **(named.stake if named else {}), **given, **own})
+    return Ready(strategy, path, named.name if named else None, loaded, settings, schedule)
+
+
+def _where(wanted: Wanted, named: Named | None) -> tuple[str | None, str]:
+    """Market and timeframe, as typed, else as in the strategy's row."""
+    market = wanted.market or (named.market if named else None)
+    timeframe = wanted.timeframe or (named.timeframe if named else None)
+    if market is None and not wanted.files:
+        raise InputError("say on which candles: --market binance:BTC/USDT, or --file FILE")
+    if timeframe is None:
+        raise InputError("say how long its candles are: --timeframe 1h")
+    if wanted.inputs and not wanted.files:
+        raise InputError("--input belongs to --file: stored candles of inputs are found by what the class declares")
+    return market, timeframe
+
+
+async def _load(
+    wanted: Wanted, connection: "Connection | None", strategy: Strategy[Any], market: str | None, timeframe: str
+) -> Loaded:
+    if not wanted.files:
+        if connection is None or market is None:
+            raise AssertionError("stored candles need a connection and a market")
+        return await load_candles(connection, strategy, market, timeframe, wanted.since, wanted.until)
+    found = await find_market(connection, market, from_file=True) if connection and market else None
+    return load_files(
+        wanted.files, strategy, timeframe, wanted.since, wanted.until,
+        stamp=_stamp(wanted.stamp), inputs=_inputs(wanted.inputs), market=found,
+    )  # fmt: skip
+
+
+def _stamp(text: str) -> "Stamp | None":
+    if text not in ("auto", "open", "close"):
+        raise InputError(f"--stamp is {text!r}: allowed are open and close, and auto")
+    return "open" if text == "open" else "close" if text == "close" else None
+
+
+def _inputs(given: Sequence[str]) -> dict[str, Path]:
+    found = {}
+    for one in given:
+        name, sign, path = one.partition("=")
+        if not (name and sign and path):
+            raise InputError(f"--input is {one!r}: write NAME=FILE")
+        found[name] = Path(path)
+    return found
+
+
+def parse_object(option: str, text: str) -> dict[str, Any]:
+    """The JSON object that an option gives. InputError if it is none."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{option} is {text!r}: no JSON ({error}); write it as '{{\"name\": 5}}'") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{option} is {text!r}: a JSON object is needed, such as '{{\"name\": 5}}'")
+    return found
+
+
+def stake_of(text: str | None) -> tuple[tuple[str, Any], ...]:
+    """`50%` and `1000` as settings."""
+    if text is None:
+        return ()
+    percent = text.strip().endswith("%")
+    return (("stake", text.strip().removesuffix("%").strip()), ("stake_in_percent", percent))
