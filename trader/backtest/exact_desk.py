@@ -5,9 +5,8 @@ trader process runs, in its order. What is left out is only what a process does 
 a time, so the next step follows at once.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, cast
 from uuid import uuid4
@@ -23,7 +22,6 @@ from trader.db import Connection, Identity, Pool, conninfo, fetch_all, fetch_one
 from trader.exchange.protocol import Side
 from trader.gate import Gate
 from trader.market_quote import QuoteCache
-from trader.simulator.rules import VenueError
 from trader.trader import Desk, claim, send_lane, settle_in_transaction
 
 IDENTITY = Identity("trader", "exact")
@@ -58,20 +56,22 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 'imported') ON CONFLICT DO NOTHING
 # As a strategy's run reads it; and what became of its last order.
 MONEY = """
 SELECT coalesce(q.total - q.held, 0) AS free, coalesce(b.total, 0) AS holding,
+       p.cost / nullif(p.quantity, 0) AS average_cost,
        o.status::text, o.reason, o.filled_quantity, coalesce(order_is_final(o.status), true) AS final
   FROM strategy s
   JOIN market m ON m.id = s.market_id
   JOIN ledger_account l ON l.strategy_id = s.id
   LEFT JOIN balance q ON q.ledger_account_id = l.id AND q.asset_id = m.quote_id
   LEFT JOIN balance b ON b.ledger_account_id = l.id AND b.asset_id = m.base_id
+  LEFT JOIN position p ON p.strategy_id = s.id AND p.market_id = m.id
   LEFT JOIN "order" o ON o.id = %s
  WHERE s.id = %s
 """
 
 # As a strategy's run queues it.
 QUEUE = """
-INSERT INTO "order" (strategy_id, type, side, market_id, bucket_time)
-VALUES (%(strategy)s, 'market', %(side)s, %(market)s, %(time_close)s)
+INSERT INTO "order" (strategy_id, type, side, market_id, bucket_time, quantity)
+VALUES (%(strategy)s, 'market', %(side)s, %(market)s, %(time_close)s, %(quantity)s)
 ON CONFLICT (strategy_id, bucket_time) WHERE bucket_time IS NOT NULL DO NOTHING RETURNING id
 """
 
@@ -111,7 +111,7 @@ class Prompt(AsyncConnection[Any]):
     millisecond for each statement.
     """
 
-    async def wait(self, gen: Any, interval: float = PATIENCE, timeout: float | None = None) -> Any:
+    async def wait(self, gen: Any, interval: float = PATIENCE, timeout: float | None = None) -> Any:  # noqa: ASYNC109
         return waiting.wait(gen, self.pgconn.socket, interval, timeout)
 
 
@@ -187,22 +187,26 @@ class ExactDesk:
         """What is free and what is held; and status, reason and what was filled of an order."""
         return await fetch_one(self.connection, MONEY, [order, self.strategy])
 
-    async def queue(self, bar: int, side: Side) -> int:
-        """Queue what was decided at the close of a bar; the order's number."""
+    def price_of(self, bar: int) -> Decimal:
+        """The close of a bar, as a strategy's run reads it."""
+        return Decimal(repr(float(self.bars.close[bar])))
+
+    async def queue(self, bar: int, side: Side, quantity: float | None = None) -> int:
+        """Queue what was decided at the close of a bar; the order's number. Without a quantity the trader sizes it."""
         values = {"strategy": self.strategy, "market": self.market, "side": side, "time_close": self.close_of(bar)}
+        values["quantity"] = None if quantity is None else Decimal(repr(float(quantity)))
         return int((await fetch_one(self.connection, QUEUE, values)).id)
 
     async def cancel(self, order: int) -> None:
         """Ask for the end of an order that was not sent yet."""
         await self.connection.execute(CANCEL, [order])
 
-    async def trade(self, moment: int, side: Side) -> None:
+    async def trade(self, moment: int) -> None:
         """Let the trader take its steps at a moment of the bars, in milliseconds: claim, send, settle."""
         self.venue.moment = moment
         desk = self.desk
         desk.quotes = QuoteCache()  # two seconds of ours are days of the bars: what was asked before is stale
-        if side == "sell":
-            await desk.quotes.refresh(desk.exchanges, [(self.account, SYMBOL)])
+        await desk.quotes.refresh(desk.exchanges, [(self.account, SYMBOL)])
         for lane in (await claim(desk)).lanes:
             await send_lane(desk, lane)
         outcomes = [queue.get_nowait() for queue in desk.outcomes for _ in range(queue.qsize())]

@@ -9,7 +9,7 @@ import numpy as np
 from trader.backtest.data import Bars, Floats
 from trader.backtest.result import BUY, SELL, Fills, Refusal, Result, States, equity_of
 from trader.backtest.settings import Settings
-from trader.clock import from_milliseconds, to_milliseconds
+from trader.clock import to_milliseconds
 from trader.errors import DatabaseError
 
 CENT = 0.01
@@ -31,7 +31,10 @@ def ledger_result(
         bar,
         _bars_at(bars.time, [row.bucket_time for row in fills]),
         np.array([BUY if row.side == "buy" else SELL for row in fills], dtype=np.int8),
-        *(_floats(row[place] for row in fills) for place in (4, 5, 6, 7)),
+        _floats(row.price for row in fills),
+        _floats(row.quantity for row in fills),
+        _floats(row.quote for row in fills),
+        _floats(row.fee for row in fills),
         np.array([row.liquidity == "maker" for row in fills], dtype=np.bool_),
         np.unique([row.order_id for row in fills], return_inverse=True)[1].astype(np.int64),
     )
@@ -69,8 +72,8 @@ def _states(posted: Sequence[Any], bar_of: Mapping[int, int], flows: Mapping[int
 def compare(result: Result, exact: Result, cent: float = CENT) -> str | None:
     """The first difference between two results over the same bars, in words; None: there is none.
 
-    Fills must be the same in bar, bar of the decision, side and price; amounts, fees, cash and equity at each close must
-    be less than half a `cent` apart.
+    Fills must be the same in bar, bar of the decision, side and price; amounts, fees, cash and equity at each close
+    must be less than half a `cent` apart.
     """
     if len(result.bars) != len(exact.bars):
         return f"{len(result.bars)} bars against {len(exact.bars)}"
@@ -94,7 +97,16 @@ def _fills_differ(result: Result, exact: Result, cent: float) -> str | None:
     return f"{len(ours)} fills against {len(theirs)}; only {name} has fill {place + 1}, decided at {when}"
 
 
-_ALLOWED = {"bar": 0.0, "decided": 0.0, "side": 0.0, "maker": 0.0, "price": 0.0, "quantity": 0.5, "quote": 0.5, "fee": 0.5}
+_ALLOWED = {
+    "bar": 0.0,
+    "decided": 0.0,
+    "side": 0.0,
+    "maker": 0.0,
+    "price": 0.0,
+    "quantity": 0.5,
+    "quote": 0.5,
+    "fee": 0.5,
+}
 """By column of a fill: by how many cents it may differ; 0: not at all."""
 
 

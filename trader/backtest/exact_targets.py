@@ -22,25 +22,25 @@ class Wanted:
     is a fresh cross; the others are left out. A test asks at every bar all the same and gets the same.
     """
 
-    def __init__(self, bars: Bars, targets: Floats, warm_up: int, minimums: Minimums, *, every: bool) -> None:
+    def __init__(self, bars: Bars, targets: Floats, warm_up: int, minimums: Minimums, *, every: bool = False) -> None:
         self._bars = bars
         self._first = warm_up - 1
         self._targets = np.array(targets, dtype=np.float64)
         self._targets[: self._first] = 0.0
         self._minimums = minimums
         self._every = every
-        self._broken = np.zeros(len(bars) + 1, dtype=np.bool_)
+        self._broken = np.zeros(len(bars), dtype=np.bool_)
         self._broken[bars.breaks] = True
         self._inside = self._targets > 0
         self._fresh = self._inside.copy()
         self._fresh[1:] &= ~self._inside[:-1]
         self._fresh[: self._first + 1] = False
-        self._fresh[self._broken[:-1]] = False
+        self._fresh[self._broken] = False
         self._crosses = np.flatnonzero(self._fresh)
 
-    def broken(self, bar: int) -> bool:
-        """Whether there is a gap before a bar."""
-        return bool(self._broken[bar])
+    def is_fresh(self, bar: int) -> bool:
+        """Whether the target rises above 0 there, from a bar right before that is known."""
+        return bool(self._fresh[bar])
 
     def at(self, bar: int) -> Targets:
         """The targets of a bar, as a strategy's run has them: the one before only if its bar is right before."""

@@ -1,4 +1,4 @@
-"""The venue of an exact replay: the simulator's own venue and matching engine, in this process, on the clock of the bars.
+"""The venue of an exact replay: the simulator's own venue and matching engine, in this process, on the bars' clock.
 
 What is the simulator's: accounts, rules, refusals, matching, fees, cuts to eight places, its state. What is ours is
 only the market that it stands in: at each moment the book has one price on either side, the bar's own moved by the
@@ -36,6 +36,7 @@ from trader.simulator.rules import Rules, Ticket, VenueError
 from trader.simulator.store import Store
 from trader.simulator.timeframe import TIMEFRAMES
 from trader.simulator.venue import Market, Venue
+from trader.strategy import Minimums
 
 BASE, QUOTE = "BASE", "QUOTE"
 SYMBOL = f"{BASE}/{QUOTE}"
@@ -89,8 +90,7 @@ class BarVenue(Venue):
         """One price to buy at and one to sell at."""
         bid, ask = self.quote(market)
         depth = self._depth(market)
-        offered = ((depth,) if depth > 0 else ())
-        return Book(tuple((bid, one) for one in offered), tuple((ask, one) for one in offered))
+        return Book(((bid, depth),), ((ask, depth),)) if depth > 0 else Book((), ())
 
     def quote(self, market: Market) -> tuple[Decimal, Decimal]:
         """Bid and ask: the price moved by half the spread and the slippage, to the tick, against us."""
@@ -120,6 +120,12 @@ def _base(bars: Bars) -> str:
     if name not in TIMEFRAMES:
         raise Refused(f"the simulator has no candles of {name}; it has {', '.join(TIMEFRAMES)}")
     return name
+
+
+def minimums_of(settings: Settings) -> Minimums:
+    """The same rules as a decision looks at them."""
+    rules = rules_of(settings)
+    return Minimums(rules.min_quantity, rules.step, settings.cost_min)
 
 
 def rules_of(settings: Settings) -> Rules:
