@@ -42,6 +42,8 @@ class Gate:
     """Answers come from a statement that began after the question was put, so each send is still checked on its own."""
 
     pool: Pool
+    pause: float = GATHER_SECONDS
+    """Seconds between two questions; 0 where orders come one at a time."""
     _waiting: list[tuple[Claimed, "asyncio.Future[Ready]"]] = field(default_factory=list)
     _asking: "asyncio.Task[None] | None" = None
 
@@ -58,7 +60,7 @@ class Gate:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
                 await self._answer(batch)
-                await asyncio.sleep(GATHER_SECONDS)
+                await asyncio.sleep(self.pause)
         finally:
             self._asking = None
 

@@ -55,6 +55,18 @@ def test_a_market_buy_walks_the_book_and_pays_its_fee_out_of_the_base() -> None:
     assert held(venue, "BTC") == (D("1.998"), ZERO)
 
 
+@pytest.mark.parametrize(("quote", "taken"), [("50.49", False), ("50.50", True)])
+def test_a_market_order_by_quote_buys_no_less_than_may_be_ordered(quote: str, taken: bool) -> None:
+    venue = engine(USDT="1000")
+    rules = replace(RULES, step=D("0.1"), min_quantity=D("0.5"))
+    if taken:
+        assert place(venue, "BUY", "MARKET", rules=rules, quote_quantity=quote).order.filled == D("0.5")
+        return
+    with pytest.raises(VenueError, match="LOT_SIZE"):
+        place(venue, "BUY", "MARKET", rules=rules, quote_quantity=quote)
+    assert held(venue, "USDT") == (D("1000"), ZERO)
+
+
 def test_a_sell_pays_its_fee_out_of_the_quote() -> None:
     venue = engine(BTC="1")
     place(venue, "SELL", "MARKET", quantity="1")

@@ -268,12 +268,20 @@ class Engine:
 def _plan(rules: Rules, ticket: Ticket, book: Book) -> list[Level]:
     """Which levels of the book the order takes, best first."""
     levels = book.asks if ticket.side == "BUY" else book.bids
+    if ticket.quantity is None and levels:
+        _refuse_too_little(rules, ticket.quote_quantity or ZERO, levels[0][0])
     if ticket.price is not None:
         limit = ticket.price
         levels = tuple(x for x in levels if (x[0] <= limit if ticket.side == "BUY" else x[0] >= limit))
     if ticket.quantity is not None:
         return _cut(levels, ticket.quantity)
     return _spend(levels, ticket.quote_quantity or ZERO, rules.step)
+
+
+def _refuse_too_little(rules: Rules, quote: Decimal, price: Decimal) -> None:
+    """An order by quote breaks no rule for quantities either: what it would buy must be one that may be ordered."""
+    if floor_to(quote / price, rules.step) < rules.min_quantity:
+        raise VenueError(-1013, "Filter failure: LOT_SIZE")
 
 
 def _cut(levels: Iterable[Level], quantity: Decimal) -> list[Level]:

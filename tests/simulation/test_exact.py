@@ -1,0 +1,296 @@
+"""The exact engine: what the real path makes of bars is what the array engine makes of them, to the cent."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+
+from strategies.momentum import Momentum
+from strategies.moving_average import MovingAverage
+from strategies.sma_cross import SmaCross
+from strategies.support_resistance import SupportResistance
+from trader.backtest import exact
+from trader.backtest.array import run
+from trader.backtest.data import Bars, bars_of
+from trader.backtest.exact import run_exact, run_replay, run_targets
+from trader.backtest.exact_database import PREFIX, TEMPLATE, throw_away
+from trader.backtest.exact_result import compare
+from trader.backtest.result import Result
+from trader.backtest.run import Frames
+from trader.backtest.settings import parse_settings
+from trader.bucket import read_file, timeframe_named
+from trader.errors import DatabaseError, InputError, Unreachable
+from trader.strategy import Strategy
+
+SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+SLOW = os.environ.get("TALLYDESK_SLOW") == "1"
+LAST = 20_000 if SLOW else 700
+
+SHIPPED: list[Strategy[Any]] = [SmaCross(), Momentum(), SupportResistance(), MovingAverage()]
+
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bitfinex_BTC-USD_1h_2016_derived.csv.gz": (
+        "1h",
+        {"quantity_step": "0.0001", "price_tick": "0.01", "cost_min": 10, "slippage": "0.0003", "slippage_ticks": 1},
+    ),
+    "freqtrade_ETH-BTC_5m.csv.gz": (
+        "5m",
+        {"quantity_step": "0.001", "price_tick": "1e-5", "cost_min": "0.0001", "deposit": 1, "spread": "0.0005"},
+    ),
+    "fx_EUR-USD_1h_2017-2018.csv.gz": (
+        "1h",
+        {"quantity_step": "0.01", "price_tick": "1e-5", "cost_min": 1, "taker": "0.0001", "stake": 50},
+    ),
+}
+RARELY: dict[type[Strategy[Any]], int] = {Momentum: 6}
+"""So many times as many candles as others need, to trade as often."""
+MINUTE = 60_000
+
+
+def frames_of(name: str, timeframe: str, last: int = LAST) -> Frames:
+    span = timeframe_named(timeframe)
+    candles = read_file(SHARED / name, span)[-last:]
+    index = pd.DatetimeIndex(span.closes(candles.time_open).view("datetime64[ms]"), tz="UTC", name="time_close")
+    columns = ("open", "high", "low", "close", "volume")
+    return Frames(pd.DataFrame({column: getattr(candles, column) for column in columns}, index=index), timeframe)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("strategy", SHIPPED, ids=lambda strategy: type(strategy).__name__)
+@pytest.mark.timeout(900)
+def test_every_shipped_strategy_gives_the_same_through_the_real_path(
+    server: str, name: str, strategy: Strategy[Any]
+) -> None:
+    timeframe, rules = FILES[name]
+    frames = frames_of(name, timeframe, LAST * RARELY.get(type(strategy), 1))
+    found = run_exact(strategy, frames, parse_settings(rules), server=server)
+    assert found.difference is None
+    assert_same_digits(found.expected, found.result)
+    assert len(found.result.fills) >= 4
+    last = found.expected.equity[-1]
+    assert float(found.exact.performance.equity) == pytest.approx(last, abs=1e-8)
+    assert float(found.exact.performance.fees) == pytest.approx(found.expected.fees.sum(), abs=1e-7)
+
+
+def assert_same_digits(expected: Result, made: Result) -> None:
+    """Not only to the cent: to the last of eight places, where a tick times a step has no more."""
+    for column in ("bar", "decided", "side", "price", "quantity", "quote", "fee", "maker", "order"):
+        assert getattr(made.fills, column).tolist() == getattr(expected.fills, column).tolist(), column
+    assert made.cash.tolist() == expected.cash.tolist()
+    assert made.holding.tolist() == expected.holding.tolist()
+    assert made.flows == expected.flows
+    assert [one.bar for one in made.refused] == [one.bar for one in expected.refused]
+
+
+def drawn(seed: int, length: int = 400, gaps: int = 6) -> Bars:
+    """Bars of a random walk, some of them missing."""
+    random = np.random.default_rng(seed)
+    close = np.round(50 * np.exp(np.cumsum(random.normal(0, 0.01, length))), 2)
+    start = np.round(np.concatenate(([50.0], close[:-1])) * np.exp(random.normal(0, 0.002, length)), 4)
+    high, low = np.maximum(start, close) * 1.001, np.minimum(start, close) * 0.999
+    there = np.ones(length, dtype=np.bool_)
+    there[random.integers(1, length, gaps)] = False
+    columns = (start, high, low, close, random.exponential(3, length))
+    times = np.arange(1, length + 1) * MINUTE + 1_500_000_000_000 // MINUTE * MINUTE
+    return bars_of("1m", times[there], *(column[there] for column in columns))
+
+
+TERMS: list[dict[str, Any]] = [
+    {"quantity_step": "0.001", "price_tick": "0.01"},
+    {"quantity_step": "0.1", "price_tick": "0.05", "cost_min": 200, "deposit": 950, "stake": 30},
+    {"quantity_step": "0.01", "price_tick": "0.01", "quantity_min": "1.2", "stake": 60, "stake_in_percent": False},
+    {"quantity_step": "0.01", "price_tick": "0.01", "volume_share": "0.2", "spread": "0.001", "maker": "0.0002"},
+    {"quantity_step": "0.001", "price_tick": "0.01", "gap": "skip", "slippage": "0.001", "slippage_ticks": 2},
+    {"quantity_step": "1", "price_tick": "0.01", "quantity_min": 3, "deposit": 200, "taker": "0.01"},
+    {},
+]
+
+
+@pytest.mark.parametrize("place", range(len(TERMS)))
+def test_gaps_minimums_dust_partial_fills_and_flows_are_the_same(server: str, place: int) -> None:
+    bars = drawn(place)
+    flows = [
+        {"at": bars.moment(100) + "Z", "amount": "250.5"},
+        {"at": bars.moment(100) + "Z", "amount": "-10"},
+        {"at": bars.moment(300) + "Z", "amount": "40"},
+    ]
+    settings = exact.completed(parse_settings(TERMS[place] | {"flows": flows}))
+    random = np.random.default_rng(100 + place)
+    targets = np.repeat(random.choice([-1.0, 0.0, 0.5, 1.0], len(bars)), random.integers(1, 5, len(bars)))[: len(bars)]
+    expected = run(bars, targets, settings, 5)
+    found = run_targets(server, bars, targets, settings, 5)
+    assert compare(expected, found.result) is None
+    if settings.rounded and settings.quantity_step != exact.UNIT:
+        assert_same_digits(expected, found.result)
+    assert len(expected.fills) > 10
+    assert float(found.performance.deposits) == pytest.approx(float(settings.deposit) + 290.5)
+    assert float(found.performance.withdrawals) == 10
+
+
+@pytest.mark.parametrize("place", [1, 3])
+def test_bars_that_are_left_out_decide_nothing(server: str, place: int) -> None:
+    bars, settings = drawn(place, 200), parse_settings(TERMS[place])
+    targets = np.random.default_rng(place).choice([0.0, 1.0], len(bars))
+    skipping, asking = (run_targets(server, bars, targets, settings, 3, every=every) for every in (False, True))
+    assert_same_digits(skipping.result, asking.result)
+    assert skipping.orders == asking.orders > 20
+
+
+class Now(Strategy):
+    """Buys at the market on what it remembers, and sells by a target."""
+
+    @property
+    def warm_up(self) -> int:
+        return 3
+
+    def on_bucket(self, context: Any) -> float | None:
+        seen = context.state["seen"] = context.state.get("seen", 0) + 1
+        if context.quantity < 1 and seen % 7 == 0:
+            context.buy(quantity=1.5 if seen % 2 else None)
+        elif seen % 11 == 0:
+            return 0.0
+        elif context.quantity > 1 and seen % 13 == 0:
+            context.sell(quantity=1)
+        return None
+
+
+class Limited(Now):
+    def on_bucket(self, context: Any) -> float | None:
+        context.buy(limit=context.close * 0.9)
+        return None
+
+
+def as_frames(bars: Bars) -> Frames:
+    index = pd.DatetimeIndex(bars.time.view("datetime64[ms]"), tz="UTC", name="time_close")
+    columns = {name: getattr(bars, name) for name in ("open", "high", "low", "close", "volume")}
+    return Frames(pd.DataFrame(columns, index=index), bars.timeframe.name)
+
+
+def test_the_second_style_gives_the_same_with_its_state_and_market_orders(server: str) -> None:
+    settings = parse_settings({"quantity_step": "0.001", "price_tick": "0.01", "cost_min": 5})
+    found = run_exact(Now(), as_frames(drawn(8)), settings, server=server)
+    assert found.difference is None
+    assert_same_digits(found.expected, found.result)
+    assert len(found.result.fills) > 40
+
+
+class Rising(Strategy):
+    @property
+    def warm_up(self) -> int:
+        return 2
+
+    def signal(self, candles: pd.DataFrame) -> pd.Series:
+        return (candles["close"] > candles["close"].shift()).astype(float)
+
+
+def test_a_schedule_decides_at_its_moments_only(server: str) -> None:
+    settings = parse_settings({"quantity_step": "0.001", "price_tick": "0.01"})
+    found = run_exact(Rising(), as_frames(drawn(9, 4_000, gaps=30)), settings, "hour", server=server)
+    assert found.difference is None
+    assert_same_digits(found.expected, found.result)
+    assert len(found.result.fills) > 5
+    assert set(found.result.bars.time[found.result.fills.decided] % 3_600_000 // MINUTE) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"fill": "close"}, "fill is close: an exact backtest fills at the next open"),
+        ({"fee_side": "quote"}, "fee_side is quote: the simulator takes its fee"),
+    ],
+)
+def test_settings_that_live_trading_does_not_know_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        run_exact(Rising(), as_frames(drawn(1)), parse_settings(settings), server="postgresql://nowhere.invalid/x")
+
+
+def test_orders_that_wait_for_a_price_are_refused(server: str) -> None:
+    with pytest.raises(
+        InputError, match=r"a limit order at 2017-.*: an exact backtest knows targets and market orders"
+    ):
+        run_exact(Limited(), as_frames(drawn(1)), parse_settings({}), server=server)
+    assert left(server) == []
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with pytest.raises(Unreachable, match="PostgreSQL cannot be reached"):
+        run_exact(Rising(), as_frames(drawn(1)), parse_settings({}), server="postgresql://localhost:1/none")
+
+
+def left(server: str) -> list[str]:
+    """Throw-away databases that are there."""
+    with psycopg.connect(server) as session:
+        names = [str(row[0]) for row in session.execute("SELECT datname FROM pg_database").fetchall()]
+    return [name for name in names if name.startswith(PREFIX) and not name.startswith(TEMPLATE)]
+
+
+class Broken(Exception):
+    pass
+
+
+def test_the_database_is_dropped_whatever_happens(server: str) -> None:
+    def fail(_desk: Any) -> Any:
+        raise Broken
+
+    def interrupted(_desk: Any) -> Any:
+        raise KeyboardInterrupt
+
+    settings = exact.completed(parse_settings({}))
+    for make, error in ((fail, Broken), (interrupted, KeyboardInterrupt)):
+        with pytest.raises(error):
+            run_replay(server, drawn(1), settings, make)
+        assert left(server) == []
+
+
+def test_what_a_killed_run_left_is_dropped_by_the_next(server: str) -> None:
+    old, young = f"{PREFIX}_1000_abcdef", f"{PREFIX}_9999999999_abcdef"
+    with psycopg.connect(server, autocommit=True) as session:
+        session.execute(f"CREATE DATABASE {old}")
+        session.execute(f"CREATE DATABASE {young}")
+        try:
+            with throw_away(server) as url:
+                assert old not in left(server)
+                assert young in left(server)
+                with psycopg.connect(url) as made:
+                    assert made.execute('SELECT count(*) FROM "order"').fetchone() == (0,)
+        finally:
+            session.execute(f"DROP DATABASE {young}")
+
+
+@pytest.fixture
+def powerless(server: str, admin: psycopg.Connection) -> Iterator[str]:
+    """The URL of a user who may not create databases."""
+    admin.execute("CREATE ROLE exact_powerless LOGIN")
+    try:
+        yield server.replace("//tallydesk@", "//exact_powerless@")
+    finally:
+        admin.execute("DROP ROLE exact_powerless")
+
+
+def test_who_may_not_create_databases_is_told_so(server: str, powerless: str) -> None:
+    if powerless == server:
+        pytest.skip("NOT RUN: this server's URL names another owner")
+    with pytest.raises(DatabaseError, match=r"none may be made here .*CREATEDB"):
+        run_targets(powerless, drawn(1), np.ones(len(drawn(1))), parse_settings({}))
+
+
+def test_a_difference_is_named() -> None:
+    bars, settings = drawn(2), parse_settings({"quantity_step": "0.001", "price_tick": "0.01"})
+    targets = np.random.default_rng(2).choice([0.0, 1.0], len(bars))
+    one = run(bars, targets, settings)
+    assert compare(one, one) is None
+    assert "bars against" in str(compare(one, run(bars[:100], targets[:100], settings)))
+    dearer = run(bars, targets, settings.model_copy(update={"slippage_ticks": 1}))
+    assert str(compare(one, dearer)).startswith("fill 1, decided at 2017-")
+    assert "price" in str(compare(one, dearer))
+    richer = run(bars, targets, settings.model_copy(update={"deposit": 10_001}))
+    assert "quantity" in str(compare(one, richer))
+    fewer = targets.copy()
+    fewer[one.fills.decided[-1] :] = targets[one.fills.decided[-1] - 1]
+    assert "only the first has fill" in str(compare(one, run(bars, fewer, settings)))

@@ -1,0 +1,163 @@
+"""The exact engine: the same bars through rows, trader, the simulator's venue and the ledger, in a throw-away database.
+
+A backtest is only worth something if live trading does the same. Here every order is a row that the trader's own code
+claims, sizes, holds, sends and settles, and fills, fees and equity are read from the ledger. docs/backtests.md says
+what that proves, and what not.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trader import config
+from trader.backtest.array import check
+from trader.backtest.data import Bars, Floats
+from trader.backtest.exact_database import throw_away
+from trader.backtest.exact_desk import ExactDesk, exact_desk
+from trader.backtest.exact_replay import Replay, Stepped, Targeted
+from trader.backtest.exact_result import compare, ledger_result
+from trader.backtest.exact_targets import Wanted
+from trader.backtest.exact_venue import minimums_of
+from trader.backtest.result import Result
+from trader.backtest.run import Frames, backtest, check_inputs, first_decision
+from trader.backtest.settings import UNIT, Settings
+from trader.backtest.ticket import Context, OnBucket
+from trader.embedded import database_url
+from trader.errors import DatabaseError, InputError
+from trader.strategy import (
+    Schedule,
+    Strategy,
+    evaluate,
+    indicators_of,
+    needed,
+    parse_schedule,
+    scheduled,
+    style_of,
+    telling,
+)
+
+Make = Callable[[ExactDesk], Replay]
+"""What is to be replayed, once there is a desk for it."""
+
+
+@dataclass(frozen=True)
+class ExactRun:
+    """What the real path made of the bars."""
+
+    result: Result
+    """Fills, money and equity, read from the ledger."""
+    performance: Any
+    """The strategy's row of the view `performance`, at the last close."""
+    orders: int
+    """How many orders became rows."""
+    seconds: float
+    """From the first row to the last one read; without making and dropping the database."""
+
+
+@dataclass(frozen=True)
+class ExactResult:
+    """What the real path made of the bars, beside what the engine for backtests makes of them."""
+
+    exact: ExactRun
+    expected: Result
+    """Of `trader.backtest.run.backtest`, with the same settings."""
+    difference: str | None
+    """The first difference between the two, in words; None: they are the same to the cent."""
+
+    @property
+    def result(self) -> Result:
+        """The real path's."""
+        return self.exact.result
+
+
+def run_exact(
+    strategy: Strategy[Any], frames: Frames, settings: Settings, schedule: str = "bucket", *, server: str | None = None
+) -> ExactResult:
+    """Trade `strategy` over `frames` as `backtest` does, through the real path as well, and compare.
+
+    It makes a database on `server` (a URL; the installation's own server if not given) and drops it again. Where
+    `settings` have no steps, both sides count in the finest that there are, 1e-8. Raises what `backtest` raises;
+    InputError: settings or orders that it cannot replay; DatabaseError: no database can be made there, or its books
+    are wrong in the end. Not to be called where an event loop runs.
+    """
+    settings = completed(settings)
+    expected = backtest(strategy, frames, settings, schedule)
+    bars = expected.bars
+    made = _plan(strategy, frames, bars, settings, parse_schedule(schedule, frames.timeframe))
+    run = run_replay(server or database_url(config.load()), bars, settings, made)
+    return ExactResult(run, expected, compare(expected, run.result))
+
+
+def run_targets(
+    server: str, bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1, *, every: bool = False
+) -> ExactRun:
+    """Trade `targets` as `trader.backtest.array.run` does, through the real path. Errors as for `run_exact`.
+
+    `every`: ask at each bar what is to be done, also where that can only be nothing.
+    """
+    check(bars, targets)
+    settings = completed(settings)
+
+    def make(desk: ExactDesk) -> Replay:
+        return Targeted(desk, bars, settings, Wanted(bars, targets, warm_up, minimums_of(settings), every=every))
+
+    return run_replay(server, bars, settings, make)
+
+
+def completed(settings: Settings) -> Settings:
+    """The settings with the steps that any venue has. InputError names what live trading cannot do."""
+    if settings.fill != "next_open":
+        raise InputError(f"fill is {settings.fill}: an exact backtest fills at the next open, as live trading does")
+    if settings.fee_side != "get":
+        raise InputError(f"fee_side is {settings.fee_side}: the simulator takes its fee from what a fill brings (get)")
+    steps = {"quantity_step": settings.quantity_step or UNIT, "price_tick": settings.price_tick or UNIT}
+    return settings.model_copy(update=steps)
+
+
+def _plan(strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Settings, when: Schedule) -> Make:
+    """How the strategy is replayed: by its targets from cross to cross, or bar by bar."""
+    check_inputs(strategy, frames)
+    warm_up = first_decision(strategy, frames) + 1
+    module, decides = type(strategy).__module__, None if when == "bucket" else scheduled(bars.time, when)
+    if style_of(strategy) == "signal":
+        with telling("signal", module):
+            targets = evaluate(strategy, frames.candles, frames.inputs).to_numpy()
+        if decides is None:
+            return lambda desk: Targeted(desk, bars, settings, Wanted(bars, targets, warm_up, minimums_of(settings)))
+        column = targets.tolist()
+        return lambda desk: Stepped(
+            desk, bars, settings, lambda context: float(column[context.index]), warm_up, {}, decides, warm_up
+        )
+    table = indicators_of(strategy, frames.candles, frames.inputs)
+    columns = {str(name): table[name].to_numpy() for name in table.columns}
+    on_bucket = _told(strategy, module)
+    return lambda desk: Stepped(desk, bars, settings, on_bucket, warm_up, columns, decides, needed(strategy))
+
+
+def _told(strategy: Strategy[Any], module: str) -> OnBucket:
+    def told(context: Context) -> float | None:
+        with telling(f"on_bucket at {context.time:%Y-%m-%d %H:%M:%S}", module):
+            return strategy.on_bucket(context)
+
+    return told
+
+
+def run_replay(server: str, bars: Bars, settings: Settings, make: Make) -> ExactRun:
+    """Replay what `make` makes in a database on `server`, which is dropped in any case."""
+    with throw_away(server) as url:
+        return asyncio.run(_run(url, bars, settings, make))
+
+
+async def _run(url: str, bars: Bars, settings: Settings, make: Make) -> ExactRun:
+    async with exact_desk(url, bars, settings) as desk:
+        started = time.perf_counter()
+        replay = make(desk)
+        await replay.go()
+        fills, posted = await desk.fills(), await desk.posted()
+        result = ledger_result(bars, settings, fills, posted, replay.flows, tuple(replay.refused))
+        performance = await desk.performance()
+        if problems := await desk.problems():
+            raise DatabaseError(f"the books of the exact backtest are wrong: {'; '.join(problems)}")
+        return ExactRun(result, performance, replay.orders, time.perf_counter() - started)
