@@ -1,0 +1,71 @@
+"""The page of the shipped strategies says what the code does and what the commands print."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.shipped import SHIPPED, read_shown, table
+from bench.trend import FILES, SHARED, Market, choose, read_market, report
+from strategies.regime_trend import RegimeTrend
+from trader.strategy import Strategy, load
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "shipped.md").read_text()
+SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
+
+needs_files = pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[Market]:
+    return read_shown()
+
+
+def test_every_shipped_class_has_a_section_and_a_table() -> None:
+    classes = {
+        name
+        for path in (ROOT / "strategies").glob("[!_]*.py")
+        for name in re.findall(r"^class (\w+)\(Strategy\[", path.read_text(), re.MULTILINE)
+    }
+    assert set(SECTIONS) == classes == {type(strategy).__name__ for strategy in SHIPPED}
+
+
+@pytest.mark.parametrize("strategy", SHIPPED, ids=lambda strategy: type(strategy).__name__)
+def test_a_section_names_the_class_and_every_parameter_with_its_default(strategy: Strategy[Any]) -> None:
+    section = SECTIONS[type(strategy).__name__]
+    path = re.findall(r"`(strategies\.\w+:\w+)`", section)[0]
+    assert type(load(path)) is type(strategy)
+    given = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
+    assert given == {name: _text(value) for name, value in strategy.params.model_dump().items()}
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@needs_files
+@pytest.mark.parametrize("strategy", SHIPPED, ids=lambda strategy: type(strategy).__name__)
+def test_a_table_is_what_the_command_prints(strategy: Strategy[Any], shown: list[Market]) -> None:
+    assert "\n".join(table(strategy, shown)) in SECTIONS[type(strategy).__name__]
+
+
+@needs_files
+def test_the_choice_is_what_the_command_prints_and_what_is_shipped() -> None:
+    markets = [read_market(*entry) for entry in FILES]
+    assert "\n".join(report(markets)) in SECTIONS["RegimeTrend"]
+    assert choose(markets)[-1].params == RegimeTrend().params
+
+
+@needs_files
+def test_the_choice_does_not_see_the_part_that_it_is_for() -> None:
+    """Candles from the embargo on may say anything."""
+    markets = [read_market(*entry) for entry in (FILES[0], FILES[-1])]
+    chosen = choose(markets)[0]
+    blind = []
+    for market in markets:
+        frame, end = market.frame.copy(), market.cut(chosen.part) - 50
+        frame.iloc[end:] = frame.iloc[end:].to_numpy()[::-1] * 3
+        blind.append(Market(market.name, market.timeframe, market.terms, frame))
+    assert choose(blind)[0] == chosen
