@@ -11,28 +11,45 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from bench.trend import FILES, SHARED, Market, read_market
+import pandas as pd
+
+from bench.trend import COIN, FILES, SHARED, Market, read_market
 from strategies.momentum import Momentum
 from strategies.moving_average import MovingAverage
 from strategies.regime_trend import RegimeTrend
-from strategies.sma_cross import SmaCross
+from strategies.sma_cross import SmaCross, StopTrending
 from strategies.support_resistance import SupportResistance
-from trader.backtest.array import run
-from trader.backtest.data import bars_from_frame
 from trader.backtest.measures import Measures, measure
-from trader.strategy import Strategy, evaluate
+from trader.backtest.run import Frames, backtest, first_decision
+from trader.strategy import Strategy, inputs_of
 
-SHIPPED: tuple[Strategy[Any], ...] = (SmaCross(), Momentum(), SupportResistance(), MovingAverage(), RegimeTrend())
+SHIPPED: tuple[Strategy[Any], ...] = (
+    SmaCross(),
+    StopTrending(),
+    Momentum(),
+    SupportResistance(),
+    MovingAverage(),
+    RegimeTrend(),
+)
 SHOWN = ("BTC-USD", "ETH-BTC", "EUR-USD", "GOOG")
+MINUTES = ("bitfinex_BTC-USD_1m_2016", "bitfinex_LTC-USD_1m_2016")
+"""For those that look at minutes and hours."""
 HEADER = "| market | candles | return % | holding % | max drawdown % | Sharpe | trades | won % | held % |"
 RULE = "|---|" + "---:|" * 8
 
 
 def traded(strategy: Strategy[Any], market: Market) -> Measures:
     """One strategy on all of one file."""
-    targets = evaluate(strategy, market.frame).to_numpy()
-    result = run(bars_from_frame(market.frame, market.timeframe), targets, market.terms, strategy.warm_up)
-    return measure(result, strategy.warm_up - 1)
+    hours = {name: hours_of(market.frame) for name in inputs_of(strategy)}
+    frames = Frames(market.frame, market.timeframe, hours)
+    return measure(backtest(strategy, frames, market.terms), first_decision(strategy, frames))
+
+
+def hours_of(minutes: pd.DataFrame) -> pd.DataFrame:
+    """The hours of minutes, by the time of close; those in which nobody traded are not there."""
+    made = minutes.resample("1h", closed="right", label="right")
+    rules = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+    return made.agg(rules).dropna()
 
 
 def row(name: str, candles: int, made: Measures) -> str:
@@ -51,13 +68,16 @@ def _number(value: float | None, places: int) -> str:
 def table(strategy: Strategy[Any], markets: list[Market]) -> Iterator[str]:
     """The table of one strategy, line by line."""
     yield from (HEADER, RULE)
+    in_minutes = bool(inputs_of(strategy))
     for market in markets:
-        yield row(f"{market.name} {market.timeframe}", len(market.frame), traded(strategy, market))
+        if (market.timeframe == "1m") == in_minutes:
+            yield row(f"{market.name} {market.timeframe}", len(market.frame), traded(strategy, market))
 
 
 def read_shown() -> list[Market]:
     """The files that the tables show."""
-    return [market for market in (read_market(*entry) for entry in FILES) if market.name in SHOWN]
+    entries = [entry for entry in FILES if entry[0].split("_")[1] in SHOWN]
+    return [read_market(*entry) for entry in (*entries, *((name, "1m", COIN) for name in MINUTES))]
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ import numpy as np
 import talib
 from numpy.typing import NDArray
 from pandas import DataFrame, Series
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from trader.strategy import Params, Strategy
+from trader.strategy import Params, Strategy, param
 
 SAME = 1e-10
 """Averages this close, as a share, are equal."""
@@ -34,10 +34,10 @@ Flags = NDArray[np.bool_]
 class RegimeTrendParams(Params):
     """Periods in candles; the ADX from 0 to 100 from which a market trends."""
 
-    fast: int = Field(40, ge=1, le=5_000)
-    slow: int = Field(200, ge=2, le=5_000)
-    adx_period: int = Field(14, ge=2, le=1_000)
-    adx_least: float = Field(30.0, ge=0, le=100)
+    fast: int = param(40, ge=1, le=5_000, search=(5, 40))
+    slow: int = param(200, ge=2, le=5_000, search=(50, 400))
+    adx_period: int = param(14, ge=2, le=1_000)
+    adx_least: float = param(30.0, ge=0, le=100, search=(0.0, 40.0))
 
     @model_validator(mode="after")
     def _fast_is_faster(self) -> "RegimeTrendParams":

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.shipped import SHIPPED, read_shown, table
-from bench.trend import FILES, SHARED, Market, choose, read_market, report
+from bench.trend import EMBARGO, FILES, SHARED, TRAINING, Market, read_market, report, scores
 from strategies.regime_trend import RegimeTrend
 from trader.strategy import Strategy, load
 
@@ -53,19 +53,21 @@ def test_a_table_is_what_the_command_prints(strategy: Strategy[Any], shown: list
 
 @needs_files
 def test_the_choice_is_what_the_command_prints_and_what_is_shipped() -> None:
-    markets = [read_market(*entry) for entry in FILES]
-    assert "\n".join(report(markets)) in SECTIONS["RegimeTrend"]
-    assert choose(markets)[-1].params == RegimeTrend().params
+    text, chosen = "\n".join(report([read_market(*entry) for entry in FILES])), RegimeTrend().params
+    assert text in SECTIONS["RegimeTrend"]
+    assert f"part 8 of 8 by fast {chosen.fast}, slow {chosen.slow}, adx_least {chosen.adx_least:g}: score" in text
 
 
 @needs_files
 def test_the_choice_does_not_see_the_part_that_it_is_for() -> None:
     """Candles from the embargo on may say anything."""
-    markets = [read_market(*entry) for entry in (FILES[0], FILES[-1])]
-    chosen = choose(markets)[0]
+    market, part = read_market(*FILES[0]), TRAINING
+    end = market.cut(part) - EMBARGO
     blind = []
-    for market in markets:
-        frame, end = market.frame.copy(), market.cut(chosen.part) - 50
-        frame.iloc[end:] = frame.iloc[end:].to_numpy()[::-1] * 3
-        blind.append(Market(market.name, market.timeframe, market.terms, frame))
-    assert choose(blind)[0] == chosen
+    for first in (end, end - 500):
+        frame = market.frame.copy()
+        frame.iloc[first:] = frame.iloc[first:].to_numpy()[::-1] * 3
+        blind.append(scores([Market(market.name, market.timeframe, market.terms, frame)], part).tolist())
+    wanted = scores([market], part).tolist()
+    assert blind[0] == wanted
+    assert blind[1] != wanted  # it does look at those before
