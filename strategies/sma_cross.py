@@ -86,12 +86,13 @@ def above(candles: DataFrame, params: SmaCrossParams) -> NDArray[np.bool_]:
 
 def price_of(candles: DataFrame, source: str) -> Series:
     """The price of each candle by one of the sources that `SmaCrossParams.price` lists."""
+    start, high, low, close = (candles[name].to_numpy() for name in ("open", "high", "low", "close"))
     if source == "hl2":
-        return (candles["high"] + candles["low"]) / 2
+        return Series(talib.MEDPRICE(high, low), index=candles.index)
     if source == "hlc3":
-        return (candles["high"] + candles["low"] + candles["close"]) / 3
+        return Series(talib.TYPPRICE(high, low, close), index=candles.index)
     if source == "ohlc4":
-        return (candles["open"] + candles["high"] + candles["low"] + candles["close"]) / 4
+        return Series(talib.AVGPRICE(start, high, low, close), index=candles.index)
     return candles[source]
 
 

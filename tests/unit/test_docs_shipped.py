@@ -1,6 +1,7 @@
 """The page of the shipped strategies says what the code does and what the commands print."""
 
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from bench.shipped import SHIPPED, read_shown, table
 from bench.trend import EMBARGO, FILES, SHARED, TRAINING, Market, read_market, report, scores
 from strategies.regime_trend import RegimeTrend
-from trader.strategy import Strategy, load
+from trader.strategy import Strategy, load, parse_params, search_space
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "shipped.md").read_text()
@@ -71,3 +72,11 @@ def test_the_choice_does_not_see_the_part_that_it_is_for() -> None:
     wanted = scores([market], part).tolist()
     assert blind[0] == wanted
     assert blind[1] != wanted  # it does look at those before
+
+
+@pytest.mark.parametrize("strategy", SHIPPED, ids=lambda strategy: type(strategy).__name__)
+def test_every_corner_of_a_search_is_allowed(strategy: Strategy[Any]) -> None:
+    ranges = {name: found.choices or (found.low, found.high) for name, found in search_space(type(strategy)).items()}
+    assert ranges
+    for corner in product(*ranges.values()):
+        parse_params(type(strategy), dict(zip(ranges, corner, strict=True)))

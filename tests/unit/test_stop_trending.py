@@ -7,12 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strategies.sma_cross import Followed, StopTrending, StopTrendingParams, follow
+from bench.shipped import hours_of
+from bench.trend import COIN, SHARED, read_market
+from strategies.sma_cross import Followed, SmaCross, StopTrending, StopTrendingParams, follow
 from trader.backtest.result import Result
 from trader.backtest.run import Frames, backtest
 from trader.backtest.settings import parse_settings
 from trader.errors import InputError
-from trader.strategy import OnBucketContext, load, reach_of, search_space
+from trader.strategy import OnBucketContext, at, evaluate, first_candle, load, reach_of
+
+needs_files = pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
 
 PARAMS = StopTrendingParams()
 RISEN = [100.0] * 40 + [112.0] * 10
@@ -257,15 +261,6 @@ def test_what_a_live_run_reads_holds_a_day() -> None:
 # Parameters
 
 
-def test_every_corner_of_the_search_is_allowed() -> None:
-    space = search_space(StopTrending)
-    assert {"fast", "slow", "deep", "deep_count", "shallow", "shallow_count", "rise", "rise_count"} <= set(space)
-    for end in ("low", "high"):
-        StopTrendingParams.model_validate(
-            {name: getattr(found, end) for name, found in space.items() if found.kind != "choice"}
-        )
-
-
 @pytest.mark.parametrize(
     ("params", "sentence"),
     [
@@ -284,3 +279,44 @@ def test_bad_parameters_are_refused_in_one_sentence(params: dict[str, Any], sent
     with pytest.raises(InputError) as refused:
         load("strategies.sma_cross:StopTrending", params)
     assert str(refused.value) == f"StopTrending: {sentence}"
+
+
+# Real candles
+
+
+@pytest.fixture(scope="module")
+def real() -> Frames:
+    """Six weeks of BTC/USD."""
+    candles = read_market("bitfinex_BTC-USD_1m_2016", "1m", COIN).frame["2016-01-01":"2016-02-14"]
+    return Frames(candles, "1m", {"trend": hours_of(candles)})
+
+
+@needs_files
+def test_it_does_not_look_ahead_on_real_candles(real: Frames) -> None:
+    whole = backtest(StopTrending(), real, TERMS)
+    assert len(whole.fills) > 15
+    moments = real.candles.index
+    for end in np.linspace(6_000, len(moments), 8, endpoint=False).astype(int).tolist():
+        known = {"trend": real.inputs["trend"]}  # the kit cuts off what had not closed
+        part = backtest(StopTrending(), Frames(real.candles.iloc[:end], "1m", known), TERMS)
+        before = whole.fills.bar < end
+        for name in ("bar", "decided", "side", "price", "quantity"):
+            assert getattr(part.fills, name).tolist() == getattr(whole.fills, name)[before].tolist(), end
+
+
+@needs_files
+def test_restarts_change_nothing_on_real_candles(real: Frames) -> None:
+    whole, restarted = (backtest(kind(), real, TERMS) for kind in (StopTrending, Restarted))
+    assert restarted.fills.decided.tolist() == whole.fills.decided.tolist()
+
+
+@needs_files
+def test_without_a_stop_it_trades_the_hours_crosses(real: Frames) -> None:
+    """Where no stop can be met, what it does is the signal of `SmaCross` on the hours."""
+    result = backtest(StopTrending(StopTrendingParams(deep=1e-9, shallow=1e-9)), real, TERMS)
+    rising = at(evaluate(SmaCross(), real.inputs["trend"]), pd.DatetimeIndex(real.candles.index)).to_numpy()
+    decided = result.fills.decided.tolist()
+    ups, downs = ((np.flatnonzero(np.diff(rising) == step) + 1).tolist() for step in (1, -1))
+    known = first_candle(StopTrending(), real.candles, real.inputs)
+    assert decided[0::2] == [up for up in ups if up >= known]
+    assert decided[1::2] == [down for down in downs if down > decided[0]]
