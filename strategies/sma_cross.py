@@ -222,8 +222,8 @@ class StopTrending(Strategy[StopTrendingParams]):
         context.state["inside"] = False
         return 0.0
 
-    def _follow(self, context: OnBucketContext) -> float | None:
-        """Judge the prices that were not seen yet; 0 if the stop says so."""
+    def _follow(self, context: OnBucketContext) -> float:
+        """Judge the prices that were not seen yet: 0 if the stop says so, else 1."""
         state, longest = context.state, self.params.longest
         missed = (context.milliseconds - state["seen"]) // MINUTE - 1  # at most: a minute without a trade has no candle
         width, since = longest + min(max(missed, 0), MISSED), from_milliseconds(state["since"])
@@ -234,7 +234,7 @@ class StopTrending(Strategy[StopTrendingParams]):
         if followed.rose_at is not None:
             state.update(target=followed.target, since=int(closed[followed.rose_at]))
         if followed.stopped_at is None:
-            return None
+            return 1.0
         state.update(inside=False, stopped=True)
         return 0.0
 

@@ -10,6 +10,7 @@ import pytest
 from bench.shipped import hours_of
 from bench.trend import COIN, SHARED, read_market
 from strategies.sma_cross import Followed, SmaCross, StopTrending, StopTrendingParams, follow
+from trader.backtest.check import check
 from trader.backtest.result import Result
 from trader.backtest.run import Frames, backtest
 from trader.backtest.settings import parse_settings
@@ -302,6 +303,13 @@ def test_it_does_not_look_ahead_on_real_candles(real: Frames) -> None:
         before = whole.fills.bar < end
         for name in ("bar", "decided", "side", "price", "quantity"):
             assert getattr(part.fills, name).tolist() == getattr(whole.fills, name)[before].tolist(), end
+
+
+@needs_files
+def test_the_check_proves_it_on_real_candles(real: Frames) -> None:
+    report = check(StopTrending(), real)
+    assert report.proved, report
+    assert report.changes > 20
 
 
 @needs_files
