@@ -23,6 +23,7 @@ from strategies.sma_cross import SmaCross
 from trader.backtest.array import run
 from trader.backtest.bootstrap import confidence
 from trader.backtest.data import Floats, bars_from_frame
+from trader.backtest.deflated import Moments, deflated_sharpe, moments_of, variance_of
 from trader.backtest.measures import measure, returns_of, unit_values
 from trader.backtest.result import Result
 from trader.backtest.settings import Settings, parse_settings
@@ -83,15 +84,15 @@ def read_market(name: str, timeframe: str, terms: dict[str, Any]) -> Market:
 # Choosing
 
 
-def score(market: Market, params: RegimeTrendParams, start: int, end: int) -> float:
-    """The t-statistic of the returns of a market's candles from `start` to before `end`: 0 where nothing was traded."""
-    frame = market.frame.iloc[:end]  # no more is shown to it
+def before(market: Market, params: RegimeTrendParams, part: int) -> Result:
+    """A setting on what is before a part and its embargo, from FIRST on."""
+    frame = market.frame.iloc[: market.cut(part) - EMBARGO]  # no more is shown to it
     targets = evaluate(RegimeTrend(params), frame).to_numpy()
-    return t_statistic(run(bars_from_frame(frame, market.timeframe)[start:], targets[start:], market.terms))
+    return run(bars_from_frame(frame, market.timeframe)[FIRST:], targets[FIRST:], market.terms)
 
 
 def t_statistic(result: Result) -> float:
-    """How many standard errors the mean return of a candle lies above 0."""
+    """How many standard errors the mean return of a candle lies above 0: 0 where nothing was traded."""
     steps = np.diff(np.log(result.equity))
     spread = float(steps.std(ddof=1))
     return float(steps.mean()) / spread * len(steps) ** 0.5 if spread > 0 else 0.0
@@ -99,9 +100,8 @@ def t_statistic(result: Result) -> float:
 
 def scores(markets: Sequence[Market], part: int) -> Floats:
     """The mean score of each setting of FAMILY on what is before a part and its embargo."""
-    ends = [market.cut(part) - EMBARGO for market in markets]
-    each = [[score(market, params, FIRST, end) for market, end in zip(markets, ends, strict=True)] for params in FAMILY]
-    return np.array(each).mean(axis=1)
+    each = [[t_statistic(before(market, params, part)) for market in markets] for params in FAMILY]
+    return np.asarray(np.mean(each, axis=1), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,30 @@ def unfiltered(choices: Sequence[Choice]) -> list[Choice]:
     return [replace(choice, params=choice.params.model_copy(update={"adx_least": 0.0})) for choice in choices]
 
 
-def rank(markets: Sequence[Market], results: Sequence[Result]) -> tuple[int, float]:
-    """How many of FAMILY did better on the last parts than what was chosen, and the mean score of that."""
-    ours = float(np.mean([t_statistic(result) for result in results]))
-    others = [np.mean([t_statistic(constant(market, RegimeTrend(params))) for market in markets]) for params in FAMILY]
-    return sum(other > ours + 1e-12 for other in others), ours
+# How much of it is luck
+
+
+def pooled(results: Sequence[Result]) -> Moments:
+    """The returns of all candles of all markets, each market's in units of their own standard deviation."""
+    each = [np.diff(np.log(result.equity)) for result in results]
+    return moments_of(np.concatenate([steps / steps.std() for steps in each if steps.std() > 0] or [np.zeros(0)]))
+
+
+def luck(ours: Sequence[Result], family: Sequence[Sequence[Result]]) -> str:
+    """The Sharpe ratio of a candle, and how likely there is one above 0, and above that of the best by luck."""
+    made, others = pooled(ours), [pooled(results).sharpe_period for results in family]
+    alone, best = (deflated_sharpe(made, *tries) for tries in ((1, 0.0), (len(family), variance_of(others))))
+    return (
+        f"Sharpe ratio of a candle {made.sharpe_period:.4f}, probabilistic {alone:.2f}, "
+        f"deflated by {len(family)} tries {best:.2f}"
+    )
+
+
+def better(ours: Sequence[Result], family: Sequence[Sequence[Result]]) -> tuple[int, float]:
+    """How many of the family, held fixed, have a higher mean score; and our own."""
+    mean = float(np.mean([t_statistic(result) for result in ours]))
+    others = [float(np.mean([t_statistic(result) for result in results])) for results in family]
+    return sum(other > mean + 1e-12 for other in others), mean
 
 
 # The report
@@ -199,8 +218,12 @@ def report(markets: Sequence[Market]) -> Iterator[str]:
     yield f"\nout of sample, parts {TRAINING + 1} to {PARTS}\n{HEADER}"
     for entry in zip(markets, results, plain, strict=True):
         yield line(*entry)
-    better, ours = rank(markets, results)
-    yield f"mean score out of sample {ours:.2f}; {better} of the {len(FAMILY)} settings, held fixed, did better there"
+    family = [[constant(market, RegimeTrend(params)) for market in markets] for params in FAMILY]
+    number, mean = better(results, family)
+    yield f"mean score {mean:.2f}; {number} of the {len(FAMILY)} settings, held fixed, did better there"
+    yield f"out of sample: {luck(results, family)}"
+    tried = [[before(market, params, choices[-1].part) for market in markets] for params in FAMILY]
+    yield f"in sample, last choice: {luck(tried[FAMILY.index(choices[-1].params)], tried)}"
 
 
 def main() -> None:
