@@ -28,9 +28,9 @@ import numpy as np
 import talib
 from numpy.typing import NDArray
 from pandas import DataFrame, Series
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from trader.strategy import Params, Strategy
+from trader.strategy import Params, Strategy, param
 
 SAME = 1e-9
 """Prices this close, as a share of the close, are equal."""
@@ -46,11 +46,11 @@ Floats = NDArray[np.float64]
 class MomentumParams(Params):
     """Periods in candles; the RSI's bounds from 0 to 100; how many times its average a wick must be to be a jump."""
 
-    wick_period: int = Field(40, ge=2, le=1_000)
-    rsi_period: int = Field(14, ge=2, le=1_000)
-    oversold: float = Field(30.0, gt=0, lt=100)
-    overbought: float = Field(70.0, gt=0, lt=100)
-    jump: float = Field(5.0, ge=1, le=1_000)
+    wick_period: int = param(40, ge=2, le=1_000, search=(5, 100))
+    rsi_period: int = param(14, ge=2, le=1_000, search=(5, 50))
+    oversold: float = param(30.0, gt=0, lt=100, search=(10.0, 45.0))
+    overbought: float = param(70.0, gt=0, lt=100, search=(55.0, 90.0))
+    jump: float = param(5.0, ge=1, le=1_000, search=(2.0, 20.0), log=True)
 
     @model_validator(mode="after")
     def _bounds_are_in_order(self) -> "MomentumParams":

@@ -8,9 +8,8 @@ Formula: SMA(n) is the mean of the last n closes, as TA-Lib computes it (https:/
 
 import talib
 from pandas import DataFrame, Series
-from pydantic import Field
 
-from trader.strategy import Params, Strategy
+from trader.strategy import Params, Strategy, param
 
 SAME = 1e-10
 """Prices this close, as a share, are equal."""
@@ -19,7 +18,7 @@ SAME = 1e-10
 class MovingAverageParams(Params):
     """The period in candles."""
 
-    period: int = Field(20, ge=2, le=5_000)
+    period: int = param(20, ge=2, le=5_000, search=(5, 200))
 
 
 class MovingAverage(Strategy[MovingAverageParams]):

@@ -25,9 +25,8 @@ Trends, 1948, chapter 13); the rules are our own, and no indicator of TA-Lib has
 import numpy as np
 from numpy.typing import NDArray
 from pandas import DataFrame, Series
-from pydantic import Field
 
-from trader.strategy import Params, Strategy
+from trader.strategy import Params, Strategy, param
 
 REACH = 3
 """A level is the close of so many candles before the one that finds it."""
@@ -39,8 +38,8 @@ Flags = NDArray[np.bool_]
 class SupportResistanceParams(Params):
     """The tolerance as a factor on prices; the memory in candles."""
 
-    tolerance: float = Field(1.001, ge=1, le=1.1)
-    memory: int = Field(200, ge=1, le=5_000)
+    tolerance: float = param(1.001, ge=1, le=1.1, search=(1.0, 1.02))
+    memory: int = param(200, ge=1, le=5_000, search=(10, 400))
 
 
 class SupportResistance(Strategy[SupportResistanceParams]):

@@ -80,7 +80,7 @@ def test_the_deposit_that_add_proposes_works(strategy: Tallydesk, connection: ps
         (("--account", "main", *SMA, "--params", "[5]"), ["a JSON object is needed"]),
         (("--account", "main", *SMA, "--params", '{"fats": 5}'), ['unknown parameter "fats"', "fast, slow"]),
         (("--account", "main", *SMA, "--params", '{"fast": 200}'), ["fast must be smaller than slow"]),
-        (("--account", "main", "--class", "strategies.nope:X", *SMA[2:]), ["momentum, moving_average, sma_cross"]),
+        (("--account", "main", "--class", "strategies.nope:X", *SMA[2:]), ["moving_average, regime_trend, sma_cross"]),
         (("--account", "main", *SMA, "--stake", "NaN"), ["--stake is 'NaN'"]),
         (("--account", "main", *SMA, "--stake", "0"), ["--stake is '0'"]),
         (("--account", "main", *SMA, "--stake", "101"), ["a stake in percent is at most 100"]),

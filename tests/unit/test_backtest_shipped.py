@@ -8,12 +8,14 @@ import pytest
 
 from strategies.momentum import Momentum
 from strategies.moving_average import MovingAverage
+from strategies.regime_trend import RegimeTrend
 from strategies.sma_cross import SmaCross
 from strategies.support_resistance import SupportResistance
 from tests.unit.backtest_referee import Referee
 from tests.unit.test_backtest_array import assert_same
 from trader.backtest.array import run
 from trader.backtest.bars import run_bars
+from trader.backtest.check import check
 from trader.backtest.data import bars_from_frame
 from trader.backtest.measures import measure
 from trader.backtest.settings import parse_settings
@@ -23,7 +25,9 @@ from trader.strategy import Strategy, evaluate
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 LAST = 3_000
 
-SHIPPED: list[Strategy[Any]] = [SmaCross(), Momentum(), SupportResistance(), MovingAverage()]
+SHIPPED: list[Strategy[Any]] = [SmaCross(), Momentum(), SupportResistance(), MovingAverage(), RegimeTrend()]
+FEWEST = {"RegimeTrend": 10}
+"""Fills without which a comparison would say little; 50, where nothing else is said."""
 
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "bitfinex_BTC-USD_1h_2016_derived.csv.gz": (
@@ -58,9 +62,17 @@ def test_engines_and_referee_agree_on_real_candles(name: str, strategy: Strategy
     bars, targets = bars_from_frame(frame, timeframe), evaluate(strategy, frame).to_numpy()
     result = run(bars, targets, terms, strategy.warm_up)
     wanted = targets.tolist()
-    assert len(result.fills) > 50
+    assert len(result.fills) > FEWEST.get(type(strategy).__name__, 50)
     assert_same(result, Referee(bars, wanted, terms, strategy.warm_up).run())
     stepwise = run_bars(bars, lambda context: wanted[context.index], terms, strategy.warm_up)
     assert stepwise.equity.tolist() == result.equity.tolist()
     made = measure(result, strategy.warm_up - 1)
     assert made.profit == pytest.approx(made.realised + made.unrealised, abs=1e-6)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
+@pytest.mark.parametrize("name", FILES)
+def test_the_regime_trend_is_proved_on_real_candles(name: str) -> None:
+    report = check(RegimeTrend(), frame_of(name, FILES[name][0]))
+    assert report.proved, report
+    assert report.changes >= 10

@@ -1,10 +1,14 @@
 """Momentum on drawn candles; the numbers are worked out by hand beside each test."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from strategies.momentum import Momentum, MomentumParams, wicks
-from trader.strategy import evaluate
+from trader.errors import InputError
+from trader.strategy import evaluate, load
 
 Drawn = tuple[float, float, float, float]
 """Open, high, low, close."""
@@ -113,6 +117,27 @@ def test_the_vote_is_the_sign_of_the_sum() -> None:
     assert votes.vote(candles).tolist() == [0.0] * 20 + [1, 0]
 
 
+def test_a_jump_on_both_sides_moves_the_target() -> None:
+    # The averages are 0.9 and 1, the thresholds 4.5 and 5. 7 and 9 exceed theirs by 2.5 and 4: +1. 9 and 7, by 4.5 and
+    # 2: -1, and there the averages cross, too (2/3 x 9 + 1/3 x 0.9 = 6.3 above 2/3 x 7 + 1/3 x 1 = 5).
+    quiet, made = [(0.9, 1.0)] * 20, strategy()
+    up, down = [*quiet, (7, 9)], [*quiet, (9, 7)]
+    assert made.vote(wicked(*up)).iloc[-1] == 1
+    assert made.vote(wicked(*down)).iloc[-1] == -1
+    assert made.signal(wicked(*up)).tolist() == [0.0] * 20 + [1]
+    assert made.signal(wicked(*up, *quiet, (9, 7))).tolist() == [0.0] * 20 + [1] * 21 + [-1]
+
+
+def test_a_jump_on_both_sides_alone_is_the_vote() -> None:
+    # Bottom wicks lead by 1 and go on leading (EMA of 2 x 3 and 14 against 1 and 11.5), and no close moves: only the
+    # jump speaks. Thresholds 5 and 10, both exceeded: by 6.5 and 4 it says -1, by 6.5 and 7 +1.
+    quiet, made = [(1.0, 2.0)] * 20, strategy()
+    for bottom, vote in ((14, -1), (17, 1)):
+        candles = wicked(*quiet, (11.5, bottom))
+        assert made.wick_cross(candles)[-1] == made.rsi_turn(candles)[-1] == 0
+        assert made.vote(candles).iloc[-1] == made.signal(candles).iloc[-1] == vote
+
+
 def test_two_rules_that_disagree_say_nothing_new() -> None:
     # The top wick jumps to 12 (over its threshold by 7) and the bottom one to 9.9 (by 5.4): the jump says -1. The
     # closes have risen from an RSI of 0 at the same candle: +1. The averages were apart already: 0.
@@ -156,3 +181,25 @@ def test_the_warm_up_is_enough() -> None:
     assert made.warm_up == 200
     for end in range(made.warm_up, len(frame) + 1, 10):
         assert evaluate(made, frame.iloc[end - made.warm_up : end]).iloc[-1] == whole.iloc[end - 1], end
+
+
+def test_the_defaults_are_forty_candles_of_wicks() -> None:
+    assert Momentum().params == MomentumParams(wick_period=40, rsi_period=14, oversold=30, overbought=70, jump=5)
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"wick_period": 1}, "parameter wick_period is 1: a whole number, at least 2, at most 1000"),
+        ({"rsi_period": 1001}, "parameter rsi_period is 1001: a whole number, at least 2, at most 1000"),
+        ({"oversold": 0}, "parameter oversold is 0: a number, above 0, below 100"),
+        ({"overbought": 100.0}, "parameter overbought is 100.0: a number, above 0, below 100"),
+        ({"jump": 0.9}, "parameter jump is 0.9: a number, at least 1, at most 1000"),
+        ({"oversold": 70}, "oversold is 70 and overbought is 70: oversold must be the smaller"),
+        ({"wicks": 3}, 'unknown parameter "wicks": there is wick_period, rsi_period, oversold, overbought, jump'),
+    ],
+)
+def test_bad_parameters_are_refused_in_one_sentence(params: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load("strategies.momentum:Momentum", params)
+    assert str(refused.value) == f"Momentum: {sentence}"

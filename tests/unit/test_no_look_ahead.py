@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from strategies.momentum import Momentum, MomentumParams
 from strategies.moving_average import MovingAverage, MovingAverageParams
+from strategies.regime_trend import RegimeTrend, RegimeTrendParams
 from strategies.sma_cross import SmaCross, SmaCrossParams
 from strategies.support_resistance import SupportResistance, SupportResistanceParams
 from trader.strategy import Strategy, evaluate
@@ -19,6 +20,7 @@ SHIPPED: list[Strategy[Any]] = [
     Momentum(MomentumParams(wick_period=3, rsi_period=4, jump=1.5)),
     SupportResistance(SupportResistanceParams(tolerance=1.002, memory=30)),
     MovingAverage(MovingAverageParams(period=5)),
+    RegimeTrend(RegimeTrendParams(fast=2, slow=7, adx_period=3, adx_least=30)),
 ]
 
 

@@ -1,10 +1,13 @@
 """SMA cross on drawn candles; the averages are worked out by hand."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
 from strategies.sma_cross import SmaCross, SmaCrossParams, price_of
-from trader.strategy import evaluate
+from trader.errors import InputError
+from trader.strategy import evaluate, load
 
 
 def flat(*closes: float) -> pd.DataFrame:
@@ -54,3 +57,20 @@ def test_the_price_source_decides() -> None:
     candles.loc[candles.index[-1], "high"] = 20.0
     assert targets(candles, 1, 3, "close")[-1] == 0
     assert targets(candles, 1, 3, "high")[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"fast": 0}, "parameter fast is 0: a whole number, at least 1, at most 5000"),
+        ({"slow": 5001}, "parameter slow is 5001: a whole number, at least 2, at most 5000"),
+        ({"fast": 2.5}, "parameter fast is 2.5: a whole number, at least 1, at most 5000"),
+        ({"price": "vwap"}, "parameter price is 'vwap': one of open, high, low, close, ohlc4, hl2, hlc3"),
+        ({"fast": 100}, "fast is 100 and slow is 100: fast must be smaller than slow"),
+        ({"fast": 9, "slow": 5}, "fast is 9 and slow is 5: fast must be smaller than slow"),
+    ],
+)
+def test_bad_parameters_are_refused_in_one_sentence(params: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load("strategies.sma_cross:SmaCross", params)
+    assert str(refused.value) == f"SmaCross: {sentence}"

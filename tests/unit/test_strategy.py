@@ -54,7 +54,7 @@ def test_a_class_is_found_by_name_and_takes_its_defaults() -> None:
         ("nowhere:SmaCross", ['no module "nowhere"']),
         (
             "strategies.nowhere:SmaCross",
-            ['no module "strategies.nowhere"', "momentum, moving_average, sma_cross, support_resistance"],
+            ['no module "strategies.nowhere"', "momentum, moving_average, regime_trend, sma_cross, support_resistance"],
         ),
         ("strategies.sma_cross:Sma", ['no class "Sma"', "SmaCross"]),
         ("strategies.sma_cross:Field", ['"Field"', "SmaCross"]),
