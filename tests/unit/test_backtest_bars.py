@@ -18,6 +18,7 @@ from trader.backtest.fill import Rounded
 from trader.backtest.settings import parse_settings
 from trader.backtest.ticket import Context
 from trader.errors import InputError
+from trader.strategy import SignalError
 
 Bar = tuple[float, float, float, float]
 
@@ -318,5 +319,5 @@ def test_orders_that_cannot_be_are_refused(order: Any, message: str) -> None:
 
 
 def test_a_target_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match=r"target at 1970-01-01 00:01:00 is nan: from -1 to 1"):
+    with pytest.raises(SignalError, match=r"on_bucket at 1970-01-01 00:01:00 gave nan: from -1 to 1"):
         run_bars(drawn_bars(FLAT), lambda _: float("nan"), parse_settings({}))

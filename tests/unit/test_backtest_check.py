@@ -13,9 +13,9 @@ from strategies.moving_average import MovingAverage
 from strategies.sma_cross import SmaCross, SmaCrossParams
 from strategies.support_resistance import SupportResistance
 from tests.unit.test_backtest_shipped import FILES, SHARED, frame_of
-from trader.backtest.check import EXTRA, Finding, check
+from trader.backtest.check import Finding, check
 from trader.errors import InputError
-from trader.strategy import SignalError, Strategy, evaluate
+from trader.strategy import EXTRA, SignalError, Strategy, evaluate
 
 CROSS = SmaCrossParams(price="close", fast=3, slow=20)
 

@@ -4,44 +4,75 @@ What a bar does not tell is taken as it is worst for us. Within a bar: first wha
 sales below the market (stops), then sales above it (targets). docs/backtests.md has each rule with its reason.
 """
 
-from typing import Generic
+from collections import namedtuple
+from collections.abc import Iterable, Mapping
+from itertools import repeat
+from typing import Any, Generic
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trader.backtest.book import Book
-from trader.backtest.data import Bars
+from trader.backtest.data import Bars, Floats
 from trader.backtest.fill import Arithmetic, N, Rounded, Trade, arithmetic_of
+from trader.backtest.made import Making
 from trader.backtest.result import Result
 from trader.backtest.settings import Settings
 from trader.backtest.ticket import Context, OnBucket, Ticket
 from trader.errors import InputError
 from trader.exchange.protocol import Side
+from trader.strategy import Made, as_target, dump_state
 
 CHUNK = 65_536
 """Bars that are Python floats at one time: memory does not grow with the bars."""
 INFINITE = float("inf")
 
 
-def run_bars(bars: Bars, on_bucket: OnBucket, settings: Settings, warm_up: int = 1) -> Result:
+def run_bars(
+    bars: Bars,
+    on_bucket: OnBucket,
+    settings: Settings,
+    warm_up: int = 1,
+    indicators: Mapping[str, Floats] | None = None,
+    decides: NDArray[np.bool_] | None = None,
+    longest: int | None = None,
+) -> Result:
     """Call `on_bucket` at the close of every bar from the `warm_up`-th on, and trade what it says.
 
-    Raises InputError: no bar, a target or an order that is none, a withdrawal of more than is free. What `on_bucket`
-    raises is passed on.
+    `indicators` are columns beside the bars. With `decides`, it is called only at the bars so marked. A window has at
+    most `longest` bars, the warm-up if not given. Raises InputError: no bar, an order that is none, a withdrawal of
+    more than is free; SignalError: a target that is none, a state that cannot be kept. What `on_bucket` raises is
+    passed on.
     """
     if len(bars) == 0:
         raise InputError("there is no bar to trade on")
-    arithmetic = arithmetic_of(settings)
+    arithmetic, columns, most = arithmetic_of(settings), indicators or {}, longest or warm_up
+    engine: Engine[Any]
     if isinstance(arithmetic, Rounded):
-        return Engine(bars, settings, arithmetic, warm_up).go(on_bucket)
-    return Engine(bars, settings, arithmetic, warm_up).go(on_bucket)
+        engine = Engine(bars, settings, arithmetic, warm_up, columns, most)
+    else:
+        engine = Engine(bars, settings, arithmetic, warm_up, columns, most)
+    return engine.go(on_bucket, decides)
 
 
 class Engine(Generic[N]):
     """One strategy on one market."""
 
-    def __init__(self, bars: Bars, settings: Settings, arithmetic: Arithmetic[N], warm_up: int) -> None:
+    def __init__(
+        self,
+        bars: Bars,
+        settings: Settings,
+        arithmetic: Arithmetic[N],
+        warm_up: int,
+        indicators: Mapping[str, Floats] | None = None,
+        longest: int | None = None,
+    ) -> None:
         self.bars = bars
         self.arithmetic: Arithmetic[N] = arithmetic
         self.book: Book[N] = Book(bars, settings, arithmetic)
-        self.context = Context()
+        self.indicators = indicators or {}
+        self.context = Context(bars, self.indicators, longest or warm_up, self._made)
+        self.making = Making()
         self.warm_up = warm_up
         self.at_close = settings.fill == "close"
         self.through = settings.limit_fill == "through"
@@ -53,22 +84,19 @@ class Engine(Generic[N]):
         self.below, self.above = -INFINITE, INFINITE
         """A bar that stays between them meets no order."""
 
-    def go(self, on_bucket: OnBucket) -> Result:
+    def go(self, on_bucket: OnBucket, decides: NDArray[np.bool_] | None = None) -> Result:
         """Trade to the end of the bars."""
         context, book, broken = self.context, self.book, self.broken
         next_flow, first = book.next_flow, self.warm_up - 1
+        row = namedtuple("Now", self.indicators)  # type: ignore[misc]  # its fields are the strategy's
         for start in range(0, len(self.bars), CHUNK):
-            part = self.bars[start : start + CHUNK]
-            columns = (part.time, part.open, part.high, part.low, part.close, part.volume)
-            rows = zip(*(column.tolist() for column in columns), strict=True)
-            for index, (time, opened, high, low, close, volume) in enumerate(rows, start):
+            for index, bar in enumerate(self._chunk(start, row, decides), start):
+                time, opened, high, low, close, volume, now, wanted = bar
                 if low <= self.below or high >= self.above:
                     self._match(index, opened, high, low, close, volume)
                 if index >= next_flow:
-                    book.flow(index)
-                    next_flow = book.next_flow
-                    self._show()
-                context.index, context.time = index, time
+                    next_flow = self._flow(index, close)
+                context.index, context.milliseconds = index, time
                 context.open, context.high, context.low, context.close, context.volume = (
                     opened,
                     high,
@@ -80,22 +108,49 @@ class Engine(Generic[N]):
                     continue
                 if index in broken:
                     self.before = None
+                if not wanted:
+                    continue
+                context.now = now
                 target = on_bucket(context)
                 if target is not None:
                     self._decide(target, index, close)
                 if context.changed:
                     self._placed(index, close, volume)
+            dump_state(context.state)
         for ticket in context.orders:
             if ticket.alive:
                 book.refuse(ticket.decided, "the bars end here")
         return book.result()
 
+    def _chunk(self, start: int, row: Any, decides: NDArray[np.bool_] | None) -> Iterable[tuple[Any, ...]]:
+        """Some of the bars as Python numbers, each with its indicators and whether it is decided on."""
+        part = self.bars[start : start + CHUNK]
+        columns = (part.time, part.open, part.high, part.low, part.close, part.volume)
+        shown = [column[start : start + CHUNK].tolist() for column in self.indicators.values()]
+        nows = map(row._make, zip(*shown, strict=True)) if shown else repeat(row())
+        wanted = repeat(True) if decides is None else decides[start : start + CHUNK].tolist()
+        return zip(*(column.tolist() for column in columns), nows, wanted, strict=False)  # repeat has no end
+
+    def _flow(self, index: int, close: float) -> int:
+        """Book deposits and withdrawals at a close; the bar at which the next ones count."""
+        before, known = self._equity(close), len(self.book.flows)
+        self.book.flow(index)
+        self.making.flow(before, [amount for _, amount in self.book.flows[known:]])
+        self._show()
+        return self.book.next_flow
+
+    def _equity(self, close: float) -> float:
+        return self.arithmetic.number(self.book.cash) + self.arithmetic.number(self.book.holding) * close
+
+    def _made(self) -> Made:
+        return self.making.made(self._equity(self.context.close))
+
     # What is wanted
 
     def _decide(self, target: float, index: int, close: float) -> None:
         """Follow a target as `trader.strategy.decide` does; one of 0 or below takes all waiting orders back."""
-        if not -1.0 <= target <= 1.0:
-            raise InputError(f"target at {self.bars.moment(index)} is {target}: from -1 to 1 is allowed")
+        if target.__class__ is not float or not -1.0 <= target <= 1.0:
+            target = as_target(target, f"on_bucket at {self.bars.moment(index)}") or 0.0
         context, before, self.before = self.context, self.before, target
         held = bool(self.book.holding) and close >= self.arithmetic.least_price(self.book.holding)
         if target <= 0:

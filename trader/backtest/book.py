@@ -24,7 +24,8 @@ class Book(Generic[N]):
         self.holding: N = arithmetic.amount(Decimal(0))
         self.refused: list[Refusal] = []
         self._waiting = flows_at(bars.time, settings)[::-1]
-        self._flows: list[tuple[int, float]] = []
+        self.flows: list[tuple[int, float]] = []
+        """Those that were booked."""
         self._fills: list[tuple[int, int, int, N, N, N, N, bool, int]] = []
         self._states: list[tuple[int, N, N]] = []
 
@@ -42,7 +43,7 @@ class Book(Generic[N]):
                 free = self.arithmetic.number(self.cash)
                 raise InputError(f"a withdrawal of {-amount} at {self.bars.moment(bar)}: only {free:.8f} is free")
             self.cash += change
-            self._flows.append((bar, float(amount)))
+            self.flows.append((bar, float(amount)))
             self._states.append((bar, self.cash, self.holding))
 
     def bought(
@@ -75,7 +76,7 @@ class Book(Generic[N]):
         states = self._states_as_columns()
         equity = equity_of(self.bars, states)
         return Result(
-            self.bars, self.settings, self._fills_as_columns(), states, tuple(self._flows), equity, tuple(self.refused)
+            self.bars, self.settings, self._fills_as_columns(), states, tuple(self.flows), equity, tuple(self.refused)
         )
 
     def _fills_as_columns(self) -> Fills:

@@ -23,13 +23,11 @@ import numpy as np
 
 from trader.backtest.data import Floats, Indices
 from trader.errors import InputError, TallydeskError
-from trader.strategy import Strategy, describe, evaluate, needed
+from trader.strategy import EXTRA, Strategy, describe, evaluate, needed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-EXTRA = 1_000
-"""Candles that a live run sees beyond the warm-up; jobs.strategy reads so many."""
 TOLERANCE = 1e-9
 """Targets this close are equal."""
 BESIDE = 64

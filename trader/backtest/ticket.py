@@ -1,10 +1,17 @@
 """What a strategy that looks at every bar sees, and the orders that it leaves."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from numbers import Real
+from typing import Any, Literal, NoReturn
 
+import numpy as np
+
+from trader.backtest.data import PRICES, Bars, Floats
+from trader.clock import from_milliseconds, to_milliseconds
 from trader.errors import InputError
 from trader.exchange.protocol import Side
+from trader.strategy import Made
 
 Kind = Literal["market", "limit", "stop", "stop_limit", "trail"]
 
@@ -56,14 +63,19 @@ class Ticket:
     def check(self) -> "Ticket":
         """InputError: prices, quantity or share that cannot be."""
         for name in ("quantity", "limit", "stop"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"{self.side} order: {name} is {value}: a number above 0 is needed")
-        if self.trail is not None and not (0 < self.trail < 1 and self.side == "sell"):
-            raise InputError(f"{self.side} order: trail is {self.trail}: a share above 0 and below 1, of a sale only")
+            value: Any = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < float("inf")):
+                raise InputError(f"{self.side} order: {name} is {value!r}: a number above 0 is needed")
+        trail: Any = self.trail
+        if trail is not None and not (_is_number(trail) and 0 < trail < 1 and self.side == "sell"):
+            raise InputError(f"{self.side} order: trail is {trail!r}: a share above 0 and below 1, of a sale only")
         if self.trail is not None and (self.limit is not None or self.stop is not None):
             raise InputError(f"{self.side} order: a trailing stop has neither limit nor stop")
         return self
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)
 
 
 def _kind(limit: float | None, stop: float | None, trail: float | None) -> Kind:
@@ -75,13 +87,16 @@ def _kind(limit: float | None, stop: float | None, trail: float | None) -> Kind:
 
 
 class Context:
-    """The bar that has just closed, the money, and a place for what is to be remembered.
+    """The bar that has just closed, the money, and a place for what is to be remembered: an `OnBucketContext`.
 
     One object for a whole run: its fields change from bar to bar, so keep values, not the context. Amounts and prices
     are floats: candles are; money is counted by the engine.
     """
 
     __slots__ = (
+        "_columns",
+        "_made",
+        "_times",
         "allowance",
         "average_cost",
         "changed",
@@ -89,20 +104,35 @@ class Context:
         "given",
         "high",
         "index",
+        "longest",
         "low",
+        "milliseconds",
+        "now",
         "open",
         "orders",
         "quantity",
         "state",
-        "time",
         "volume",
     )
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        bars: Bars | None = None,
+        columns: Mapping[str, Floats] | None = None,
+        longest: int = 1,
+        made: Callable[[], Made] | None = None,
+    ) -> None:
+        """`columns` are indicators beside those of `bars`, `longest` is the most that a window may ask for."""
+        self._columns = {} if bars is None else columns_of(bars, columns or {})
+        self._times = np.zeros(0, dtype=np.int64) if bars is None else bars.time
+        self._made = made
+        self.longest = longest
         self.index = -1
         """Of the bar, from 0."""
-        self.time = 0
-        """When it closed, in milliseconds since the epoch."""
+        self.milliseconds = 0
+        """When it closed, since the epoch."""
+        self.now: Any = ()
+        """The indicators at this bar, by name."""
         self.open = self.high = self.low = self.close = self.volume = 0.0
         self.allowance = 0.0
         """Quote that may be spent: what waiting buys keep is taken off."""
@@ -118,6 +148,32 @@ class Context:
         """Whether orders were given or taken back at this close."""
         self.state: dict[str, Any] = {}
         """The strategy's own: it stays from bar to bar."""
+
+    @property
+    def time(self) -> datetime:
+        """When the bar closed, in UTC."""
+        return from_milliseconds(self.milliseconds)
+
+    @property
+    def performance(self) -> Made:
+        """What was made so far."""
+        if self._made is None:
+            raise InputError("nothing is counted here")
+        return self._made()
+
+    def window(self, column: str, n: int, since: datetime | None = None) -> Floats:
+        """The last `n` values of a column up to this bar, only of bars that closed after `since`: see the kit's."""
+        if column not in self._columns or n.__class__ is not int or not 0 < n <= self.longest:
+            self._refuse_window(column, n)
+        first, end = max(0, self.index + 1 - n), self.index + 1
+        if since is not None:
+            first = max(first, int(self._times.searchsorted(to_milliseconds(since), side="right")))
+        return self._columns[column][first:end]
+
+    def _refuse_window(self, column: str, n: object) -> NoReturn:
+        if column not in self._columns:
+            raise InputError(f"window: no column {column!r}; there is {', '.join(self._columns)}")
+        raise InputError(f"window of {n!r} candles: a whole number from 1 to its warm-up, {self.longest}, is needed")
 
     def buy(self, *, quantity: float | None = None, limit: float | None = None, stop: float | None = None) -> Ticket:
         """Buy at the market, at a limit, above a stop, or at a limit above a stop; the stake, or `quantity` of base."""
@@ -149,6 +205,15 @@ class Context:
         self.given += 1
         self.orders.append(ticket.check())
         return ticket
+
+
+def columns_of(bars: Bars, indicators: Mapping[str, Floats]) -> dict[str, Floats]:
+    """What a window can be taken of, read-only: nobody changes what other bars see."""
+    columns = {name: getattr(bars, name) for name in (*PRICES, "volume")} | dict(indicators)
+    shown = {name: column.view() for name, column in columns.items()}
+    for column in shown.values():
+        column.flags.writeable = False
+    return shown
 
 
 OnBucket = Callable[[Context], float | None]

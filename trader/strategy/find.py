@@ -1,0 +1,78 @@
+"""Finding the class that a row names, and telling what is wrong with one."""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, TypeGuard
+
+from trader.errors import InputError
+from trader.strategy.error import describe
+from trader.strategy.kit import Strategy, styles_of
+from trader.strategy.params import parse_params
+
+
+def load(path: str, params: Mapping[str, Any] | None = None) -> Strategy[Any]:
+    """The strategy that `module:Class` names, with `params` over its defaults.
+
+    Raises InputError: no such module or class, a module that cannot be imported, an unknown parameter or a value out of
+    bounds. The message lists what there is. What the class's own constructor raises is passed on.
+    """
+    found = find_class(path)
+    return found(parse_params(found, params or {}))
+
+
+def find_class(path: str) -> type[Strategy[Any]]:
+    """The class that `module:Class` names; InputError, which lists what there is, if there is none."""
+    module_name, colon, class_name = path.partition(":")
+    if not colon or not module_name or not class_name:
+        raise InputError(f'strategy class "{path}": write module:Class, such as strategies.sma_cross:SmaCross')
+    module = _import(path, module_name)
+    found = getattr(module, class_name, None)
+    if not _is_strategy(found):
+        what = "no class" if found is None else "no strategy, but something else,"
+        known = ", ".join(sorted(_strategies_of(module))) or "no strategy at all"
+        raise InputError(f'strategy class "{path}": there is {what} "{class_name}" in {module_name}; it has {known}')
+    styles = styles_of(found)
+    if len(styles) != 1:
+        what = "both signal and on_bucket: one of them decides" if styles else "neither signal nor on_bucket"
+        raise InputError(f'strategy class "{path}": it has {what}')
+    return found
+
+
+def _import(path: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise InputError(f'strategy class "{path}": {name} cannot be imported: {describe(error)}') from error
+        raise InputError(f'strategy class "{path}": there is no module "{error.name}"; {_remedy(error.name)}') from None
+    except (Exception, SystemExit) as error:
+        raise InputError(f'strategy class "{path}": {name} cannot be imported: {describe(error)}') from error
+
+
+def _remedy(name: str) -> str:
+    """What the package of a missing module does have, or where a module must be to be found."""
+    parent = sys.modules.get(name.rpartition(".")[0])
+    names = sorted(module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", [])))
+    if parent and names:
+        return f"{parent.__name__} has {', '.join(names)}"
+    return (
+        f"a file in the checkout's strategies/ is named as strategies.{name}:Class, one elsewhere needs its directory "
+        "on PYTHONPATH, in the environment of this command and of the workers"
+    )
+
+
+def _is_strategy(candidate: object) -> TypeGuard[type[Strategy[Any]]]:
+    return (
+        isinstance(candidate, type)
+        and issubclass(candidate, Strategy)
+        and candidate is not Strategy
+        and not inspect.isabstract(candidate)
+    )
+
+
+def _strategies_of(module: ModuleType) -> list[str]:
+    return [name for name, found in vars(module).items() if _is_strategy(found) and found.__module__ == module.__name__]
