@@ -1,16 +1,16 @@
 """The deflated Sharpe ratio: how likely a Sharpe ratio is real, when it is the best of many tries.
 
 Source: D. H. Bailey and M. López de Prado, "The Deflated Sharpe Ratio: Correcting for Selection Bias, Backtest
-Overfitting, and Non-Normality", Journal of Portfolio Management 40 (5), 2014, pages 94-107. All Sharpe ratios here are of
-one period (a day), not of a year.
+Overfitting, and Non-Normality", Journal of Portfolio Management 40 (5), 2014, pages 94-107. All Sharpe ratios here are
+of one period (a day), not of a year.
 
     SR0 = sqrt(V) * ((1 - g) * Z(1 - 1 / N) + g * Z(1 - 1 / (N * e)))
     DSR = F((SR - SR0) * sqrt(T - 1) / sqrt(1 - skew * SR + (kurtosis - 1) / 4 * SR ** 2))
 
 N is the number of tries, V the variance of their Sharpe ratios, g the Euler-Mascheroni constant, F the distribution
 function of the standard normal distribution and Z its inverse, T the number of returns, kurtosis that of which a normal
-distribution has 3. SR0 is what the best of N tries without any skill is expected to have. With N = 1 it is 0, and DSR is
-the probabilistic Sharpe ratio against 0.
+distribution has 3. SR0 is what the best of N tries without any skill is expected to have. With N = 1 it is 0, and DSR
+is the probabilistic Sharpe ratio against 0.
 
 Tries on the same candles resemble each other, so N is more than as many independent ones: the result is on the careful
 side.

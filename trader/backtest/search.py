@@ -3,6 +3,7 @@
 All is a function of the space, the seed and results: never of the clock, and never of who was done first.
 """
 
+import importlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,7 +133,9 @@ def propose(search: Search, sampler: Sampler, seed: int, size: int, past: Sequen
     for number, generation in enumerate(past):
         again = _ask(study, quiet, size, seen, [one.value for one in generation])
         if [key(point) for point in again] != [key(one.point) for one in generation]:
-            raise InputError(f"generation {number}: Optuna proposes other sets now, so it was updated: begin a new sweep")
+            raise InputError(
+                f"generation {number}: Optuna proposes other sets now, so it was updated: begin a new sweep"
+            )
     return _ask(study, search, size, seen)
 
 
@@ -153,8 +156,7 @@ def _sampler(name: Sampler, seed: int) -> "BaseSampler":
             if name == "tpe":
                 return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             if name == "qmc":
-                import scipy  # noqa: F401 - else it fails at the first proposal
-
+                importlib.import_module("scipy")  # else it fails at the first proposal
                 return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
         except ImportError as error:

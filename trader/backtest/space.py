@@ -1,4 +1,4 @@
-"""What a search goes through: the values that each parameter may take, as people write them and as samplers need them."""
+"""What a search goes through: the values of each parameter, as people write them and as samplers need them."""
 
 import json
 import math
@@ -106,7 +106,9 @@ def parse_dimension(name: str, text: str) -> Dimension:
 def text_of(declared: Range) -> str:
     """A search range of a class, as a person would write it."""
     if declared.kind == "choice":
-        return ",".join(one if isinstance(one, str) and _value(one) == one else json.dumps(one) for one in declared.choices)
+        return ",".join(
+            one if isinstance(one, str) and _value(one) == one else json.dumps(one) for one in declared.choices
+        )
     ends = [int(one) if declared.kind == "int" else one for one in (declared.low, declared.high)]
     step = "" if declared.step is None else f":{int(declared.step) if declared.kind == 'int' else declared.step}"
     return f"{ends[0]}..{ends[1]}{step}{':log' if declared.log else ''}"

@@ -137,8 +137,8 @@ async def make_sweep(connection: Connection, settings: Settings, plan: Plan) -> 
 async def check_plan(connection: Connection, settings: Settings, plan: Plan) -> Draft:
     """What is wrong with a plan is said before anything is written: InputError."""
     strategy = find_class(plan.path)
-    texts = plan.space or {name: text_of(one) for name, one in search_space(strategy).items() if name not in plan.params}
-    search = Search(strategy, plan.params, parse_space(texts))
+    declared = {name: text_of(one) for name, one in search_space(strategy).items() if name not in plan.params}
+    search = Search(strategy, plan.params, parse_space(plan.space or declared))
     task = Task(strategy, plan.params, parse_settings(plan.settings), plan.objective, plan.schedule)
     length = timeframe_named(plan.timeframe)
     parse_schedule(plan.schedule, plan.timeframe)
@@ -173,7 +173,8 @@ async def _without_candles(connection: Connection, plan: Plan, market_id: int) -
     ends = [f"{one:%Y-%m-%d %H:%M}" if one else None for one in (plan.since, plan.until)]
     asked = f" from {ends[0] or 'the first'} to {ends[1] or 'the last'}" if any(ends) else ""
     there = "; ".join(f"{row.name} from {row.first:%Y-%m-%d %H:%M} to {row.last:%Y-%m-%d %H:%M}" for row in rows)
-    return f"{plan.market} {plan.timeframe}: fewer than two candles are stored{asked}; there is {there or 'nothing yet'}"
+    what = f"{plan.market} {plan.timeframe}: fewer than two candles are stored{asked}"
+    return f"{what}; there is {there or 'nothing yet (tallydesk bucket import, tallydesk feed add)'}"
 
 
 def _values(draft: Draft) -> dict[str, Any]:

@@ -54,14 +54,17 @@ def task_of(sweep: Any) -> Task:
     """What its trials have in common. InputError: the file of the class is another one by now."""
     strategy = find_class(sweep.path)
     if code_digest(strategy) != sweep.code_digest:
-        raise InputError(f"{strategy.__module__} is not the file that it was when the sweep began: begin a new one")
+        raise InputError(
+            f"{strategy.__module__} is not the file that it was when the sweep began: begin a new sweep, or start the "
+            "worker anew if it was running before the file was changed"
+        )
     return Task(strategy, sweep.params, parse_settings(sweep.settings), sweep.objective, sweep.schedule)
 
 
-def positions(candles: "DataFrame", first: datetime, last: datetime) -> range:
+def positions(candles: "DataFrame", first: datetime, last: datetime) -> slice:
     """Where the candles are that close from `first` to `last`."""
     index = candles.index
-    return range(int(index.searchsorted(first)), int(index.searchsorted(last, side="right")))
+    return slice(int(index.searchsorted(first)), int(index.searchsorted(last, side="right")))
 
 
 async def read_candles(

@@ -4,10 +4,12 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from trader.backtest.deflated import moments_of
 from trader.backtest.measures import Measures, measure, returns_of, unit_values
@@ -33,6 +35,8 @@ OBJECTIVES = (
     "expectancy",
     "win_percent",
 )
+
+_DIGESTS: "WeakKeyDictionary[ModuleType, str]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -63,20 +67,16 @@ class Outcome:
     error: str | None = None
 
 
-def try_set(task: Task, point: Mapping[str, Any], frames: Frames) -> Outcome:
-    """Run a set. An error of the strategy is an outcome, too: others go on."""
+def try_set(task: Task, point: Mapping[str, Any], frames_for: Callable[[Strategy[Any]], Frames]) -> Outcome:
+    """Run a set on the frames of its strategy. An error of the strategy is an outcome, too: others go on."""
     try:
         strategy = task.made(point)
+        frames = frames_for(strategy)
         result = backtest(strategy, frames, task.settings, task.schedule)
         told = told_of(result, measure(result, first_decision(strategy, frames)))
     except Exception as error:
         return Outcome(error=describe(error, task.strategy.__module__))
     return Outcome(told[task.objective], told)
-
-
-def part(frames: Frames, positions: range) -> Frames:
-    """The candles at some positions; of inputs nothing after the last of them is looked at."""
-    return replace(frames, candles=frames.candles.iloc[positions.start : positions.stop])
 
 
 def told_of(result: Result, measures: Measures) -> Told:
@@ -105,7 +105,10 @@ def candle_digest(frame: "DataFrame") -> str:
 
 
 def code_digest(strategy: type[Strategy[Any]]) -> str:
-    """A hash of the file of a class, or of its name where there is no file."""
-    path = getattr(sys.modules[strategy.__module__], "__file__", None)
-    text = Path(path).read_bytes() if path else json.dumps(strategy.__qualname__).encode()
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+    """A hash of the file of a class, as it was when this process first asked: about then it was loaded."""
+    module = sys.modules[strategy.__module__]
+    if module not in _DIGESTS:
+        path = getattr(module, "__file__", None)
+        text = Path(path).read_bytes() if path else json.dumps(strategy.__qualname__).encode()
+        _DIGESTS[module] = hashlib.blake2b(text, digest_size=16).hexdigest()
+    return _DIGESTS[module]

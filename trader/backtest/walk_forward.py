@@ -6,15 +6,16 @@ nothing in hand; a run over it sees the candles before it as its warm-up, and tr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
 from typing import NamedTuple
 
 import numpy as np
 
 from trader.backtest.data import Bars
+from trader.backtest.deflated import Moments, moments_of
 from trader.backtest.fill import taker_prices
-from trader.backtest.measures import Measures, hold, measure_all
+from trader.backtest.measures import Measures, hold, measure_all, returns_of, unit_values
 from trader.backtest.result import Fills, Refusal, Result, States
 from trader.backtest.settings import UNIT, Settings
 from trader.errors import InputError
@@ -49,11 +50,12 @@ def folds(candles: int, tests: int, train: int = 3, embargo: int = 0, *, anchore
     return found
 
 
-def with_warm_up(test: range, warm_up: int, settings: Settings) -> range:
-    """The candles to run a test over: `warm_up` more before it, so that a fresh cross at its first candle is one. What
-    is decided one candle earlier is filled at the open of the first; where fills are at the close, that one is left out.
+def with_warm_up(test: slice, warm_up: int, settings: Settings) -> slice:
+    """The candles to run a test over: `warm_up` more before it, so that a fresh cross at its first candle is one.
+    What is decided one candle earlier is filled at the open of the first; where fills are at the close, that candle is
+    left out.
     """
-    return range(max(0, test.start - warm_up + (settings.fill == "close")), test.stop)
+    return slice(max(0, test.start - warm_up + (settings.fill == "close")), test.stop)
 
 
 def cut(result: Result, start: int) -> Result:
@@ -76,20 +78,16 @@ def left_over(result: Result) -> Decimal:
     return Decimal(repr(max(0.0, free))).quantize(UNIT, ROUND_DOWN)
 
 
-@dataclass(frozen=True)
-class Joined:
-    """All tests as one run: each begins with what the one before left over."""
-
-    results: tuple[Result, ...]
-
-    def measures(self) -> Measures:
-        """The measures of the whole. Buying and holding: once, over all tests."""
-        first = self.results[0]
-        time = np.concatenate([result.bars.time for result in self.results])
-        equity = np.concatenate([result.equity for result in self.results])
-        bars = _bars(self.results)
-        flows = ((0, float(first.settings.deposit)),)
-        return measure_all(time, equity, flows, self.results, hold(replace(first, bars=bars)))
+def joined(results: Sequence[Result]) -> tuple[Measures, Moments]:
+    """All tests as one run, of which each began with what the one before left over: its measures, and the moments of
+    its returns. Buying and holding: once, over all tests.
+    """
+    flows = ((0, float(results[0].settings.deposit)),)
+    time = np.concatenate([result.bars.time for result in results])
+    equity = np.concatenate([result.equity for result in results])
+    held = hold(replace(results[0], bars=_bars(results)))
+    measures = measure_all(time, equity, flows, results, held)
+    return measures, moments_of(returns_of(time, unit_values(equity, flows)))
 
 
 def _bars(results: Sequence[Result]) -> Bars:
@@ -102,4 +100,4 @@ def _bars(results: Sequence[Result]) -> Bars:
 def check_settings(settings: Settings) -> None:
     """InputError if a walk-forward cannot have these settings."""
     if settings.flows:
-        raise InputError("walk-forward: later deposits and withdrawals (flows) cannot be: each test begins with one sum")
+        raise InputError("walk-forward: each test begins with one sum, so later deposits and withdrawals cannot be")
