@@ -32,6 +32,10 @@ class Axis:
     name: str
     labels: tuple[str, ...]
     places: NDArray[np.int64]
+    at: Floats
+    """Where each is on a scale."""
+    parts: bool = False
+    """Whether a label stands for all values around it: there are too many, or they are not evenly apart."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def surface(rows: Sequence[Row], names: Sequence[str]) -> Surface:
             f"parameters {', '.join(names) or 'none'}: name one or two of those that were searched: "
             f"{', '.join(told[0][0])}"
         )
-    axes = tuple(_axis(name, [point[name] for point, _ in told]) for name in names)
+    axes = tuple(_axis(name, [point[name] for point, _ in told], alone=len(names) == 1) for name in names)
     shape = tuple(len(axis.labels) for axis in axes)
     flat = np.ravel_multi_index(tuple(axis.places for axis in axes), shape)
     values = np.array([value for _, value in told])
@@ -87,19 +91,23 @@ def most_varied(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if name in chosen and (counts[name] > 1 or len(chosen) == 1)] or names[:1]
 
 
-def _axis(name: str, values: Sequence[Value]) -> Axis:
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if not numeric:
+def _axis(name: str, values: Sequence[Value], *, alone: bool) -> Axis:
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         known = list(dict.fromkeys(map(str, values)))
-        return Axis(name, tuple(known), np.array([known.index(str(value)) for value in values]))
+        places = np.array([known.index(str(value)) for value in values])
+        return Axis(name, tuple(known), places, np.arange(len(known), dtype=np.float64))
     numbers = np.array(values, dtype=np.float64)
     levels = np.unique(numbers)
-    if len(levels) <= MOST_TICKS:
-        return Axis(name, tuple(f"{level:g}" for level in levels), np.searchsorted(levels, numbers))
-    edges = np.linspace(levels[0], levels[-1], MOST_TICKS // 2 + 1)
+    steps = np.diff(levels)
+    if len(levels) <= MOST_TICKS and (alone or len(levels) < 3 or np.allclose(steps, steps[0])):
+        return Axis(name, tuple(f"{level:g}" for level in levels), np.searchsorted(levels, numbers), levels)
+    count = int(np.clip(1.5 * math.sqrt(len(numbers)), 4, MOST_TICKS // 2))  # so that most parts hold a set
+    edges = np.linspace(levels[0], levels[-1], count + 1)
     middles = (edges[:-1] + edges[1:]) / 2
-    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(middles) - 1)
-    return Axis(name, tuple(f"{middle:.3g}" for middle in middles), places)
+    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, count - 1)
+    whole = bool((levels == np.round(levels)).all())
+    labels = tuple(f"{middle:.0f}" if whole else f"{middle:.3g}" for middle in middles)
+    return Axis(name, labels, places, middles, parts=True)
 
 
 def plot(path: Path, found: Surface, objective: str, title: str) -> None:
@@ -120,7 +128,10 @@ def plot(path: Path, found: Surface, objective: str, title: str) -> None:
 
 def said(found: Surface, objective: str) -> str:
     """The best place and what is around it, in a sentence."""
-    where = ", ".join(f"{axis.name} {axis.labels[place]}" for axis, place in zip(found.axes, found.best, strict=True))
+    where = ", ".join(
+        f"{axis.name} {'about ' * axis.parts}{axis.labels[place]}"
+        for axis, place in zip(found.axes, found.best, strict=True)
+    )
     near = found.neighbours
     beside = "nothing beside it" if near is None else f"{near:.3g} in the median of its neighbours"
     return f"best {objective}: {found.median[found.best]:.3g} at {where}; {beside}"
@@ -132,29 +143,29 @@ def _draw_map(figure: "Figure", axes: "Axes", found: Surface, objective: str) ->
     shown: Any = np.ma.masked_invalid(found.median.T)
     image = axes.imshow(shown, origin="lower", aspect="auto", cmap="viridis", interpolation="nearest")
     axes.plot(*found.best, marker="o", markersize=13, markerfacecolor="none", markeredgecolor="red", markeredgewidth=2)
-    _name_axes(axes, across, up)
+    axes.set_xlabel(across.name)
+    axes.set_xticks(*_ticks(across))
+    axes.set_ylabel(up.name)
+    axes.set_yticks(*_ticks(up))
     figure.colorbar(image, ax=axes, label=f"{objective} (median; grey: no set with a value)")
 
 
 def _draw_line(figure: "Figure", axes: "Axes", found: Surface, objective: str) -> None:
     (across,) = found.axes
-    places = np.arange(len(across.labels))
-    axes.fill_between(places, found.low, found.high, color="#9ecae1", alpha=0.6, linewidth=0, label="lowest to highest")
-    axes.plot(places, found.median, color="#08519c", marker="o", markersize=4, label="median")
-    axes.plot(found.best[0], found.median[found.best], marker="o", markersize=13, markerfacecolor="none",
+    there = ~np.isnan(found.median)
+    at, best = across.at[there], across.at[found.best[0]]
+    if (found.high[there] > found.low[there]).any():
+        spread = (found.low[there], found.high[there])
+        axes.fill_between(at, *spread, color="#9ecae1", alpha=0.6, linewidth=0, label="lowest to highest")
+    axes.plot(at, found.median[there], color="#08519c", marker="o", markersize=4, label="median")
+    axes.plot(best, found.median[found.best], marker="o", markersize=13, markerfacecolor="none",
               markeredgecolor="red", markeredgewidth=2, linestyle="none", label="best")  # fmt: skip
     axes.grid(visible=True, alpha=0.3)
     axes.set_ylabel(objective)
     axes.legend(loc="best", frameon=False)
-    _name_axes(axes, across, None)
-
-
-def _name_axes(axes: "Axes", across: Axis, up: Axis | None) -> None:
     axes.set_xlabel(across.name)
-    axes.set_xticks(*_ticks(across))
-    if up is not None:
-        axes.set_ylabel(up.name)
-        axes.set_yticks(*_ticks(up))
+    if across.at[0] == 0 and across.labels[0] != "0":  # words
+        axes.set_xticks(across.at, across.labels)
 
 
 def _ticks(axis: Axis) -> tuple[list[int], list[str]]:

@@ -98,7 +98,7 @@ def measure_names() -> tuple[str, ...]:
 def candle_digest(frame: "DataFrame") -> str:
     """A hash of candles: another if one number or time is another."""
     found = hashlib.blake2b(digest_size=16)
-    found.update(frame.index.to_numpy().astype("datetime64[ms]").tobytes())
+    found.update(frame.index.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[ms]").tobytes())
     for name in ("open", "high", "low", "close", "volume"):
         found.update(frame[name].to_numpy(dtype="float64").tobytes())
     return found.hexdigest()
