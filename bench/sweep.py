@@ -63,12 +63,17 @@ class Desk:
     @contextmanager
     def workers(self, count: int) -> Iterator[list[int]]:
         """So many, ready; their process ids."""
-        environment = {**os.environ, "DATABASE_URL": self.url, "TALLYDESK_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            "DATABASE_URL": self.url,
+            "TALLYDESK_HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+        }
         command = [sys.executable, "-P", "-m", "trader.cli.main", "sweep", "worker", "--parent", str(os.getpid())]
         errors = subprocess.DEVNULL
         started = [subprocess.Popen(command, env=environment, cwd=ROOT, stderr=errors) for _ in range(count)]
         try:
-            self.wait_for(f"SELECT ({WORKERS}) >= {count}")  # noqa: S608 - our own words
+            self.wait_for(f"SELECT ({WORKERS}) >= {count}")
             yield [process.pid for process in started]
         finally:
             for process in started:
@@ -79,7 +84,7 @@ class Desk:
 
     def wait_for(self, question: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
-        while not self.sql.execute(question).fetchone() == (True,):  # type: ignore[arg-type]
+        while self.sql.execute(question).fetchone() != (True,):  # type: ignore[arg-type]
             if time.monotonic() > end:
                 raise SystemExit(f"never true: {question}")
             time.sleep(0.01)
@@ -91,7 +96,7 @@ class Desk:
         plan = Plan("strategies.sma_cross:SmaCross", "bench:BTC/USDT", "1m", space=grid, params={"price": "close"})
         started = time.perf_counter()
         made = asyncio.run(self._make(plan))
-        self.wait_for(f"SELECT state <> 'running' FROM sweep WHERE id = {made}")  # noqa: S608 - a number
+        self.wait_for(f"SELECT state <> 'running' FROM sweep WHERE id = {made}")
         took = time.perf_counter() - started
         row = self.sql.execute("SELECT state, done, failed, error FROM sweeps WHERE id = %s", [made]).fetchone()
         if row is None or row[:3] != ("done", fast * 10, 0):
@@ -112,9 +117,7 @@ def peak(pid: int) -> float:
 
 def main() -> None:
     """Compare, and print."""
-    parser = argparse.ArgumentParser(
-        "bench sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser("bench sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sets", type=int, default=600, help="sets of the comparison of one worker with two")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
