@@ -4902,7 +4902,7 @@ CREATE INDEX sweep_running ON sweep (id) WHERE state = 'running';
 COMMENT ON TABLE sweep IS 'A search over the parameters of a strategy on stored candles. tallydesk sweep makes one; to remove one with its trials: DELETE FROM sweep WHERE id = ...';
 COMMENT ON COLUMN sweep.class IS 'module:Class.';
 COMMENT ON COLUMN sweep.code_digest IS 'A hash of the file of the class when the sweep began: a worker that has another file does not go on.';
-COMMENT ON COLUMN sweep.since IS 'When the first candle closes.';
+COMMENT ON COLUMN sweep.since IS 'When the first candle opens.';
 COMMENT ON COLUMN sweep.until IS 'When the last candle closes.';
 COMMENT ON COLUMN sweep.candles IS 'How many candles there were when it began.';
 COMMENT ON COLUMN sweep.candle_digest IS 'A hash of all of them: a trial is run on the same ones, or the sweep fails.';

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from trader.db import Connection
 
 LIST = """
-SELECT id, class AS path, market, timeframe, method, objective, state, folds, trials, done, failed, best,
-       deflated_sharpe, test_sharpe, created_at, error
+SELECT id, class AS path, market, timeframe, method, objective, state, trials, done, best, deflated_sharpe,
+       test_sharpe, error
   FROM sweeps ORDER BY id DESC LIMIT %s
 """
 TOTAL = "SELECT trials, done, failed, skipped FROM sweeps WHERE id = %s"
@@ -53,11 +53,11 @@ async def print_list(connection: "Connection", last: int) -> None:
 
     rows = []
     for row in await fetch_all(connection, LIST, [last]):
-        done, results = f"{row.done}/{row.trials}", (row.best, row.deflated_sharpe, row.test_sharpe)
-        how_far = [row.state, row.folds or None, done, row.failed or None]
-        rows.append([*row[:6], *how_far, *map(number, results), row.created_at, row.error])
-    columns = ["sweep", "class", "market", "timeframe", "method", "objective", "state", "folds", "done", "failed"]
-    print_rows("sweeps", [*columns, "best", "deflated", "test Sharpe", "begun", "error"], rows)
+        where, done = f"{row.market} {row.timeframe}", f"{row.done}/{row.trials}"
+        results = map(number, (row.best, row.deflated_sharpe, row.test_sharpe))
+        rows.append([row.id, row.path, where, row.method, row.objective, row.state, done, *results, row.error])
+    columns = ["sweep", "class", "market", "method", "objective", "state", "done", "best", "deflated", "test Sharpe"]
+    print_rows("sweeps", [*columns, "error"], rows)
 
 
 async def print_sweep(connection: "Connection", sweep: Any, best: int) -> None:

@@ -254,7 +254,7 @@ async def _show(number: int, best: int, plot: Path | None, names: list[str]) -> 
 @app.command()
 def worker(
     name: Annotated[str, typer.Option(help="What to call it in the list of connections.")] = "sweep-worker",
-    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="A process: when it is gone, end.")] = None,
 ) -> None:
     """Work on sweeps alone, until told to stop: on any machine that reaches the database and has the strategies.
 
