@@ -17,7 +17,7 @@ from typing import Any, LiteralString
 import psycopg
 import schedule
 
-from jobs import account, bucket, conversion, derive, equity, gap, maintenance, market, reconcile, strategy
+from jobs import account, bucket, conversion, derive, equity, gap, maintenance, market, reconcile, strategy, sweep
 from jobs.app import DEFER, Job, defer_parameters
 from trader import role
 from trader.config import Settings
@@ -58,6 +58,7 @@ def ticks(settings: Settings) -> list[Tick]:
         _one("equity", 3.0, equity.SAMPLE_JOB),
         _one("rescue", 15.0, maintenance.RESCUE_JOB),
         Tick("candles not kept", maintenance.FORGET_SECONDS, maintenance.DEFER_FORGET, maintenance.FORGET_DUE),
+        Tick("sweeps", max(settings.tick, 1.0), sweep.DEFER_DUE, sweep.DUE),
         _one("prune", 3600.0, maintenance.PRUNE_JOB),
     ]
 

@@ -3,18 +3,20 @@
 import asyncio
 import importlib
 import logging
+import os
 import pkgutil
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import psycopg
 from procrastinate import App
 from procrastinate.exceptions import ConnectorException
 
 import jobs
-from jobs.app import Context, Module, build_app
+from jobs import sweep
+from jobs.app import QUEUE, Context, Module, build_app
 from jobs.maintenance import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
-from trader import role
+from trader import role, schema
 from trader.config import Settings
 from trader.db import Identity, first_line, open_pool
 from trader.errors import DatabaseError, TallydeskError
@@ -24,6 +26,9 @@ CONCURRENCY = 8
 """Jobs that run at a time: they mostly wait for venues. For more work, run more workers."""
 GRACE_SECONDS = 5.0
 """How long running jobs may go on after SIGTERM."""
+
+PARENT_SECONDS = 1.0
+"""How often a process that works for another looks whether that one is still there."""
 
 log = logging.getLogger("worker")
 
@@ -69,36 +74,84 @@ async def _work(app: App, held: Role, context: Context, concurrency: int) -> Non
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    working = asyncio.create_task(
-        app.run_worker_async(
-            name=held.name,
-            concurrency=concurrency,
-            fetch_job_polling_interval=0.5,
-            shutdown_graceful_timeout=GRACE_SECONDS,
-            delete_jobs="successful",
-            additional_context={"context": context},
-            install_signal_handlers=False,
-            update_heartbeat_interval=HEARTBEAT_SECONDS,
-            stalled_worker_timeout=DEAD_AFTER_SECONDS,
-        )
-    )
+    working = {
+        asyncio.create_task(serve(app, held.name, context, QUEUE, concurrency)),
+        asyncio.create_task(serve(app, held.name, context, sweep.QUEUE, 1)),  # it computes: one is as fast as two
+    }
     told, lost = asyncio.create_task(stop.wait()), asyncio.create_task(held.lost.wait())
-    await asyncio.wait({working, told, lost}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({*working, told, lost}, return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
     lost.cancel()
-    if working.done():
-        working.result()
+    ended = [task for task in working if task.done()]
+    await _end(working - set(ended), GRACE_SECONDS * 2 if not (held.lost.is_set() or ended) else 1.0)
+    for task in ended:
+        task.result()
         raise TallydeskError(f"{held.name} stops: its queue ended by itself")
-    await _end(working, GRACE_SECONDS * 2 if not held.lost.is_set() else 1.0)
     if held.lost.is_set():
         raise TallydeskError(f"{held.name} stops: {held.why_lost}")
     log.info("%s has stopped", held.name)
 
 
-async def _end(working: asyncio.Task[None], patience: float) -> None:
+async def run_sweeps(settings: Settings, url: str, name: str, parent: int | None = None) -> None:
+    """Work on sweeps alone until SIGTERM or SIGINT, or until the process `parent`, which started this one, is gone.
+
+    It is no role of the desk: nobody waits for it, and nothing but sweeps is done. Raises DatabaseError if the database
+    is lost, or is at another revision of the schema.
+    """
+    logging.getLogger("procrastinate").setLevel(logging.WARNING)
+    logging.getLogger("procrastinate.worker").addFilter(one_line)
+    identity = Identity("worker", name)
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(open_pool(url, identity, 3))
+        async with pool.connection() as connection:
+            await schema.check(connection)
+        context = Context(settings, pool)
+        stack.push_async_callback(context.close)
+        try:
+            app = build_app(url, identity, [sweep])
+            await stack.enter_async_context(app.open_async())
+            working = {asyncio.create_task(serve(app, name, context, sweep.QUEUE, 1))}
+            stop = asyncio.create_task(_told_to_stop(parent))
+            await asyncio.wait({*working, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            await _end({task for task in working if not task.done()}, GRACE_SECONDS * 2)
+            for task in working:
+                if task.done() and not task.cancelled():
+                    task.result()
+        except (psycopg.Error, ConnectorException) as error:
+            raise DatabaseError(f"the database is lost: {first_line(error)}") from None
+
+
+async def _told_to_stop(parent: int | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    while not stop.is_set() and (parent is None or os.getppid() == parent):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), PARENT_SECONDS)
+
+
+async def serve(app: App, name: str, context: Context, queue: str, concurrency: int) -> None:
+    """Run the jobs of one queue until cancelled."""
+    await app.run_worker_async(
+        queues=[queue],
+        name=name,
+        concurrency=concurrency,
+        fetch_job_polling_interval=0.5,
+        shutdown_graceful_timeout=GRACE_SECONDS,
+        delete_jobs="successful",
+        additional_context={"context": context},
+        install_signal_handlers=False,
+        update_heartbeat_interval=HEARTBEAT_SECONDS,
+        stalled_worker_timeout=DEAD_AFTER_SECONDS,
+    )
+
+
+async def _end(working: set[asyncio.Task[None]], patience: float) -> None:
     """Let the running jobs end. What they leave undone is done again: by another worker, or at the next tick."""
-    working.cancel()
-    done, _ = await asyncio.wait({working}, timeout=patience)
+    for running in working:
+        running.cancel()
+    done, _ = await asyncio.wait(working, timeout=patience) if working else (set(), None)
     for task in done:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("while stopping: %s", first_line(error))

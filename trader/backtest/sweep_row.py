@@ -1,0 +1,126 @@
+"""A sweep that is there: its row and its folds, and the candles that its trials run on."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from trader.backtest.run import Frames
+from trader.backtest.search import Search
+from trader.backtest.settings import parse_settings
+from trader.backtest.space import parse_space
+from trader.backtest.trial import Task, candle_digest, code_digest
+from trader.bucket import CandleCache, read_buckets, timeframe_named
+from trader.config import Settings
+from trader.db import Connection, fetch_all
+from trader.errors import InputError
+from trader.market import find_market
+from trader.strategy import Strategy, find_class, inputs_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LOAD = """
+SELECT s.id, s.class AS path, s.code_digest, s.market_id, s.timeframe_id, s.since, s.until, s.candle_digest, s.params,
+       s.space, s.settings, s.schedule, s.method::text AS method, s.seed, s.trials, s.skipped, s.generation_size,
+       s.generation, s.chunk_size, s.objective, s.folds, s.embargo, s.state::text AS state, s.error, s.out_of_sample,
+       e.name || ':' || m.symbol AS market, t.name AS timeframe
+  FROM sweep s JOIN market m ON m.id = s.market_id JOIN exchange e ON e.id = m.exchange_id
+  JOIN timeframe t ON t.id = s.timeframe_id
+ WHERE s.id = %s
+"""
+FOLDS = "SELECT * FROM sweep_fold WHERE sweep_id = %s ORDER BY fold"
+
+
+async def load_sweep(connection: Connection, number: int) -> Any:
+    """The row of a sweep. InputError if there is none."""
+    rows = await fetch_all(connection, LOAD, [number])
+    if not rows:
+        raise InputError(f"sweep {number}: there is none of this number (tallydesk sweep list)")
+    return rows[0]
+
+
+async def load_folds(connection: Connection, number: int) -> list[Any]:
+    """Its folds, in order."""
+    return await fetch_all(connection, FOLDS, [number])
+
+
+def search_of(sweep: Any) -> Search:
+    """What a sweep goes through."""
+    return Search(find_class(sweep.path), sweep.params, parse_space(sweep.space))
+
+
+def task_of(sweep: Any) -> Task:
+    """What its trials have in common. InputError: the file of the class is another one by now."""
+    strategy = find_class(sweep.path)
+    if code_digest(strategy) != sweep.code_digest:
+        raise InputError(
+            f"{strategy.__module__} is not the file that it was when the sweep began: begin a new sweep, or start the "
+            "worker anew if it was running before the file was changed"
+        )
+    return Task(strategy, sweep.params, parse_settings(sweep.settings), sweep.objective, sweep.schedule)
+
+
+def positions(candles: "DataFrame", first: datetime, last: datetime) -> slice:
+    """Where the candles are that close from `first` to `last`."""
+    index = candles.index
+    return slice(int(index.searchsorted(first)), int(index.searchsorted(last, side="right")))
+
+
+async def read_candles(
+    connection: Connection,
+    settings: Settings,
+    market_id: int,
+    timeframe_id: int,
+    since: datetime | None,
+    until: datetime | None,
+) -> "DataFrame":
+    """Candles as `read_buckets` gives them, through the copy in files if there is one."""
+    cache = CandleCache.of(settings)
+    if cache is None:
+        return await read_buckets(connection, market_id, timeframe_id, since=since, until=until)
+    return await cache.read(connection, market_id, timeframe_id, since=since, until=until)
+
+
+@dataclass
+class Candles:
+    """The candles of a sweep: its own, and those of inputs. Each is read once."""
+
+    connection: Connection
+    settings: Settings
+    sweep: Any
+    _inputs: "dict[tuple[str, str], DataFrame]" = field(default_factory=dict)
+
+    async def own(self) -> "DataFrame":
+        """Those that it decides on. InputError if they are not what they were when it began."""
+        sweep = self.sweep
+        found = await read_candles(
+            self.connection, self.settings, sweep.market_id, sweep.timeframe_id, sweep.since, sweep.until
+        )
+        if candle_digest(found) != sweep.candle_digest:
+            raise InputError(
+                f"the candles of {sweep.market} {sweep.timeframe} from {sweep.since:%Y-%m-%d %H:%M} to "
+                f"{sweep.until:%Y-%m-%d %H:%M} are not what they were when the sweep began: begin a new one"
+            )
+        return found
+
+    async def read_inputs(self, strategies: Iterable[Strategy[Any]]) -> None:
+        """Read what the inputs of some strategies need. InputError: a market or timeframe that is none."""
+        for market, timeframe in sorted({name for one in strategies for name in self._names(one).values()}):
+            if (market, timeframe) not in self._inputs:
+                found = await find_market(self.connection, market)
+                length = timeframe_named(timeframe).id
+                self._inputs[market, timeframe] = await read_candles(
+                    self.connection, self.settings, found.id, length, None, self.sweep.until
+                )
+
+    def frames(self, strategy: Strategy[Any], own: "DataFrame") -> Frames:
+        """The frames for a run over `own`, once its inputs are read."""
+        inputs: Mapping[str, DataFrame] = {name: self._inputs[one] for name, one in self._names(strategy).items()}
+        return Frames(own, self.sweep.timeframe, inputs)
+
+    def _names(self, strategy: Strategy[Any]) -> dict[str, tuple[str, str]]:
+        return {
+            name: (one.market or self.sweep.market, one.timeframe or self.sweep.timeframe)
+            for name, one in inputs_of(strategy).items()
+        }

@@ -1,0 +1,158 @@
+"""Following a sweep to its end: workers of its own if wanted, a bar with what is left, a stop that loses nothing."""
+
+import asyncio
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trader.cli._sweep_screen import number
+from trader.errors import InputError, TallydeskError
+
+if TYPE_CHECKING:
+    from trader.children import Children
+    from trader.config import Settings
+    from trader.db import Connection
+
+PAUSE = 0.25
+"""Seconds between two looks."""
+LINE_SECONDS = 3.0
+"""How often progress is said where there is no terminal to draw a bar on."""
+RESCUE_SECONDS = 5.0
+NOBODY = "no worker is running: start the desk (tallydesk up), or give this sweep workers of its own (--workers-here 2)"
+
+LOOK = """
+SELECT s.state::text AS state, s.error, s.trials * greatest(s.folds, 1) AS total,
+       (SELECT count(*) FROM sweep_trial t WHERE t.sweep_id = s.id AND t.state <> 'pending') AS done,
+       (SELECT max(t.value) FROM sweep_trial t WHERE t.sweep_id = s.id) AS best
+  FROM sweep s WHERE s.id = %s
+"""
+WORKERS = (
+    "SELECT count(*) AS alive FROM procrastinate_workers WHERE last_heartbeat > clock_timestamp() - interval '20 s'"
+)
+STOP = "UPDATE sweep SET state = 'stopped' WHERE id = %s AND state = 'running'"
+RESUME = "UPDATE sweep SET state = 'running' WHERE id = %s AND state = 'stopped'"
+
+
+async def workers_alive(connection: "Connection") -> int:
+    """How many workers could take its jobs."""
+    from trader.db import fetch_one
+
+    return int((await fetch_one(connection, WORKERS)).alive)
+
+
+async def need_workers(connection: "Connection", here: int) -> None:
+    """InputError if nobody would do it."""
+    if here < 0 or here > 64:
+        raise InputError(f"--workers-here is {here}: from 0 to 64 is allowed")
+    if not here and not await workers_alive(connection):
+        raise InputError(NOBODY)
+
+
+async def resume(connection: "Connection", sweep: Any) -> None:
+    """Let a sweep that was stopped go on. InputError: it has ended."""
+    if sweep.state in ("done", "failed"):
+        raise InputError(f"sweep {sweep.id} is {sweep.state}: there is nothing to resume")
+    await connection.execute(RESUME, [sweep.id])
+
+
+async def stop(connection: "Connection", sweep_id: int) -> bool:
+    """Stop a sweep: chunks that run end, no others begin. False: it was not running."""
+    return bool((await connection.execute(STOP, [sweep_id])).rowcount)
+
+
+async def follow(connection: "Connection", settings: "Settings", sweep_id: int, here: int) -> Any:
+    """Follow a sweep to its end; its last look. Ctrl-C stops it. TallydeskError: its own workers cannot work."""
+    from trader.children import Children
+
+    children = Children(settings)
+    with ExitStack() as stack:
+        stack.callback(children.end)
+        for place in range(1, here + 1):
+            name = f"sweep-{sweep_id}-{place}"
+            children.start(
+                name, "-m", "trader.cli.main", "sweep", "worker", "--name", name, "--parent", str(os.getpid())
+            )
+        bar = stack.enter_context(Bar(sweep_id))
+        try:
+            return await _watch(connection, sweep_id, children, bar)
+        except asyncio.CancelledError:
+            if await stop(connection, sweep_id):
+                bar.end()
+                print(f"sweep {sweep_id} is stopped: tallydesk sweep resume {sweep_id} goes on", file=sys.stderr)
+            raise
+
+
+async def _watch(connection: "Connection", sweep_id: int, children: "Children", bar: "Bar") -> Any:
+    from jobs.maintenance import rescue_stalled
+    from jobs.sweep import DEFER_DUE, DUE
+    from trader.db import fetch_one
+
+    here, rescued, warned = bool(children.running), time.monotonic(), False
+    while True:
+        await connection.execute(DEFER_DUE, DUE)
+        look = await fetch_one(connection, LOOK, [sweep_id])
+        bar.show(look)
+        if look.state != "running":
+            return look
+        if here and len(children.dead()) == len(children.running):
+            await stop(connection, sweep_id)
+            log = f"{children.settings.home}/log/{next(iter(children.running))}.log"
+            raise TallydeskError(f"sweep {sweep_id} is stopped: its workers ended by themselves; {log} says why")
+        if time.monotonic() - rescued >= RESCUE_SECONDS:
+            await rescue_stalled(connection)
+            rescued = time.monotonic()
+            if not here and not await workers_alive(connection) and not warned:
+                print(NOBODY.replace("this sweep", f"it (Ctrl-C, tallydesk sweep resume {sweep_id})"), file=sys.stderr)
+                warned = True
+        await asyncio.sleep(PAUSE)
+
+
+@dataclass
+class Bar:
+    """How far a sweep is, on stderr: a bar with what is left on a terminal, else a line every few seconds."""
+
+    sweep_id: int
+
+    def __post_init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("sweep {task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        rest = (TimeRemainingColumn(), TextColumn("best {task.fields[best]}"))
+        self._shown = Progress(*columns, *rest, transient=True, console=Console(stderr=True))
+        self._task: Any = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Take the bar away: what stays is the outcome."""
+        if self._shown.live.is_started:
+            self._shown.stop()
+
+    def show(self, look: Any) -> None:
+        """Say how far it is."""
+        best = "-" if look.best is None else str(number(look.best))
+        if not self._shown.console.is_terminal:
+            if time.monotonic() - self._said >= LINE_SECONDS:
+                self._said = time.monotonic()
+                print(f"sweep {self.sweep_id}: {look.done} of {look.total}, best {best}", file=sys.stderr, flush=True)
+            return
+        if self._task is None:
+            self._shown.start()
+            self._task = self._shown.add_task("", total=look.total, name=self.sweep_id, best=best)
+        self._shown.update(self._task, completed=look.done, total=look.total, best=best)
