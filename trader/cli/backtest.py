@@ -69,6 +69,9 @@ def run(
     plot: Annotated[Path | None, typer.Option(help="Draw it into this file: .png, .svg or .pdf.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report into this file.")] = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Keep nothing in the database.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Then once more through rows, trader and ledger: is it the same?")
+    ] = False,
 ) -> None:
     """Run a strategy over stored candles, or those of a file, and print what it made.
 
@@ -98,6 +101,8 @@ def run(
 
         draw(result, made, plot, first)
     _print(made)
+    if exact:
+        _print_exact(wanted)
 
 
 def _wanted(
@@ -127,6 +132,21 @@ def _print(made: "Run") -> None:
         print(f"tallydesk: {made.path}: {made.error}{stored}", file=sys.stderr)
         raise typer.Exit(1)
     print_run(made)
+
+
+def _print_exact(wanted: "Wanted") -> None:
+    """Run it through the real path, in a throw-away database; a difference ends the command with exit code 1."""
+    from trader.backtest.exact import run_exact
+    from trader.cli._backtest import ready, sentences
+
+    found = asyncio.run(ready(wanted))
+    with sentences(found.path):
+        run = run_exact(found.strategy, found.loaded.frames, found.settings, found.schedule)
+    print(f"exact: {run.exact.orders:,} orders through rows, trader, simulator and ledger in {run.exact.seconds:.1f} s")
+    if run.difference is not None:
+        print(f"tallydesk: the exact run differs: {run.difference}", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"{len(run.result.fills):,} fills, their fees and the equity are the same to the cent")
 
 
 @app.command()
