@@ -1,8 +1,12 @@
 """The second style, live: a class that is called at each candle, with a state, and orders that are rows."""
 
 import asyncio
+import os
+import signal
+import sys
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,6 +22,7 @@ from trader.db import connect
 from trader.strategy import load
 
 HOUR = timedelta(hours=1)
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = '''
 import os
 
@@ -489,6 +494,49 @@ async def test_state_orders_and_decision_are_written_together_or_not_at_all(live
     await live.run("Script")
     assert len(await live.orders("Script")) == 2
     assert (await state(live, "Script"))["at"] == 1
+
+
+async def test_a_worker_that_is_killed_between_its_orders_and_its_commit_leaves_neither(
+    live: Live, database: str, tmp_path: Path
+) -> None:
+    await script(live, [["buy"], ["sell", {"limit": 110}], ["sell", {"stop": 90}]])
+    program = f"""
+import asyncio
+from jobs.strategy import run
+from trader.db import Identity, connect
+
+
+async def main():
+    async with await connect({database!r}, Identity("worker", "doomed")) as db:
+        await run(db, {live.ids["Script"]})
+
+
+asyncio.run(main())
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    async with await connect(database, WORKER) as other, other.transaction():
+        await other.execute("LOCK TABLE strategy_state IN EXCLUSIVE MODE")  # its orders are written before its state
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, env=environment)
+        try:
+            await _until(
+                live, "SELECT FROM pg_stat_activity WHERE application_name = 'doomed' AND wait_event_type = 'Lock'"
+            )
+        finally:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+    await _until(live, "SELECT WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'doomed')")
+    assert await live.orders("Script") == await live.decisions("Script") == []
+    await live.run("Script")
+    assert len(await live.orders("Script")) == 3
+    assert len(await live.decisions("Script")) == 1
+    assert (await state(live, "Script"))["at"] == 1
+
+
+async def _until(live: Live, statement: str) -> None:
+    """Wait until a statement gives a row."""
+    async with asyncio.timeout(60):
+        while not await live.all(statement):  # noqa: ASYNC110 - nobody tells when a session begins to wait
+            await asyncio.sleep(0.02)
 
 
 async def test_one_whose_orders_rest_is_still_due(live: Live) -> None:
