@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,6 +208,8 @@ def test_what_is_kept_in_the_object_is_caught() -> None:
     finding = wrong(Remembering())
     assert finding.kind == "unsteady"
     assert "keep all in context.state" in finding.text
+    page = (Path(__file__).resolve().parents[2] / "docs" / "strategies.md").read_text()
+    assert f"{finding}\n" in page
 
 
 class Tossing(Trailing):
