@@ -137,6 +137,19 @@ async def test_what_was_computed_is_not_written_by_hand(db: Connection, connecti
             connection.execute(statement)
 
 
+async def test_who_may_compute_and_remove(db: Connection) -> None:
+    number = (await save(db, run_of())).id
+    await db.execute("SET ROLE tallydesk_reader")
+    assert (await load_run(db, number)).made is not None
+    for write in (save(db, run_of()), delete_run(db, number)):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await write
+    await db.execute("SET ROLE tallydesk_user")
+    other = (await save(db, run_of())).id
+    assert await delete_run(db, number)
+    assert (await load_run(db, other)).made is not None
+
+
 async def test_views_for_people(db: Connection) -> None:
     row = await save(db, replace(run_of(), market="binance:BTC/USDT", market_id=1))
     run: Run = await load_run(db, row.id)
@@ -378,7 +391,7 @@ def test_inputs_come_from_the_database_or_from_files(desk: Cli, connection: psyc
     both = ("--input", f"other={file}", "--input", f"daily={days}")
     done = desk("backtest", "run", "inputs:Mine", *options, *both)
     assert done.returncode == 0, done.stderr
-    assert "after 72; engine array" in done.stdout  # three days of the input are its warm-up, the fourth candle decides
+    assert "after 71; engine array" in done.stdout  # at the close of the third day
     assert desk("backtest", "check", "inputs:Mine", *options[:-1], *both).stdout.startswith("nothing found\n")
 
 
@@ -386,7 +399,7 @@ def test_what_waits_for_a_price_runs_through_the_other_engine(
     desk: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     (tmp_path / "waits.py").write_text(PATH_STYLE)
-    done = desk("backtest", "run", "waits:Mine", *CROSS[1:])
+    done = desk("backtest", "run", "waits:Mine", *CROSS[1:], "--fee", "0")  # no dust is left
     assert done.returncode == 0, done.stderr
     assert "engine bars\n" in done.stdout
     kinds = connection.execute(
@@ -408,3 +421,7 @@ def test_a_market_of_files_has_a_fee_all_the_same(cli: Cli, connection: psycopg.
     connection.execute("UPDATE market SET taker_fee = 0.002, maker_fee = -0.0001")
     cli("backtest", "run", *options)
     assert connection.execute(fees).fetchone() == ("0", "0.002")
+    connection.execute("UPDATE market SET price_tick = 0.0000000001")
+    said = refused(cli("backtest", "run", *options))
+    assert said.startswith("files:BTC/USD: its price_tick is 0.0000000001, and a backtest counts in 1e-8; leave it out")
+    assert cli("backtest", "run", *options, "--settings", '{"price_tick": null}').returncode == 0

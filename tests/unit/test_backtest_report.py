@@ -216,6 +216,35 @@ def test_short_runs_can_be_drawn_and_told(tmp_path: Path, bars: int) -> None:
     assert tags.open == []
 
 
+def test_what_grows_a_hundredfold_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    frame = walk(3_000)
+    prices = ["open", "high", "low", "close"]
+    frame[prices] = frame[prices].mul(np.exp(np.linspace(0, 6, len(frame))), axis=0)
+    strategy, terms = SmaCross(SmaCrossParams(fast=1, slow=2)), parse_settings({"taker": 0})
+    begun = began(strategy, loaded(frame), terms, "bucket", STARTED, path="strategies.sma_cross:SmaCross")
+    run, result, since = compute(strategy, loaded(frame), terms, begun)
+    assert result is not None
+    text = report(run)
+    assert "<h2>Worth of 100 that were paid in</h2>" in text
+    labels = re.findall(r'text-anchor="end">([\d,]+)<', text)
+    assert {"100", "200", "500", "1,000", "2,000", "5,000"} <= set(labels)
+    assert "(1 of " not in text
+    plot(result, run, tmp_path / "wide.svg", since)
+    assert "worth of 100" in (tmp_path / "wide.svg").read_text()
+
+
+def test_of_very_many_fills_some_are_marked() -> None:
+    run, _, _ = example()
+    assert run.made is not None
+    many = replace(run, made=replace(run.made, trades=run.made.trades * 40))
+    text = report(many)
+    assert "(1 of 3 fills is marked)" in text
+    marks = text.count('<polygon class="bought"'), text.count('<polygon class="sold"')
+    assert sum(marks) == -(-len(run.made.trades) * 40 // 3)
+    assert min(marks) > 700
+    assert "The newest 1,000 of 4,800; backtest_trade has all." in text
+
+
 def rows_of(path: Path) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":
     """The first colour of every pixel of a PNG, without its filters undone: enough to see that there is something."""
     data = path.read_bytes()

@@ -8,6 +8,8 @@ from html import escape
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1120, 74, 12, 10, 26
 """Units of the picture: its width, and the room around what is drawn."""
+WIDE = 8
+"""Where the highest is so many times the lowest, an axis is logarithmic."""
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 HOURS = (1, 2, 3, 6, 12, 24, 48, 96, 168, 336)
 """Steps of a short axis of time."""
@@ -64,7 +66,7 @@ def chart(
     low, high = min(known), max(known)
     if filled:
         low, high = min(low * 1.12, -0.1), 0.0
-    logarithmic = not unit and low > 0 and high > 8 * low
+    logarithmic = not unit and low > 0 and high > WIDE * low
     room = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
     if not filled:
         low, high = (low * 0.93, high * 1.07) if logarithmic else (low - room, high + room)

@@ -3,14 +3,16 @@
 What cannot be had is said in one sentence that lists what there is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trader.backtest.origin import closes_of
 from trader.backtest.run import Frames
+from trader.backtest.settings import UNIT
 from trader.bucket import read_buckets, read_files, timeframe_named
 from trader.bucket.read import Columns
 from trader.clock import from_milliseconds, to_milliseconds
@@ -126,14 +128,21 @@ async def named_strategy(connection: Connection, name: str) -> Named:
     return Named(row.name, row.path, row.params, row.market, row.timeframe, row.schedule, stake)
 
 
-async def market_settings(connection: Connection, market: Market) -> dict[str, Any]:
+async def market_settings(connection: Connection, market: Market, over: Iterable[str] = ()) -> dict[str, Any]:
     """Fees, steps and minimums of the market's row, as settings of a backtest. A fee below 0, a rebate, counts as 0.
 
-    Of a market that no venue stands behind nobody said what it takes: then fees are left out, and are the default.
+    Of a market that no venue stands behind nobody said what it takes: then fees are left out, and are the default. What
+    `over` names is set otherwise. Raises InputError: a step that is finer than a backtest counts.
     """
     row = await fetch_one(connection, TERMS, [market.id])
     found = {name: getattr(row, name) for name in ("price_tick", "quantity_step", "quantity_min", "cost_min")}
-    terms = {name: _plain(value) for name, value in found.items() if value}
+    terms = {name: _plain(value) for name, value in found.items() if value and name not in over}
+    for name, value in terms.items():
+        if Decimal(value) % UNIT:
+            raise InputError(
+                f"{market.name}: its {name} is {value}, and a backtest counts in 1e-8; leave it out with "
+                f"--settings '{{\"{name}\": null}}'"
+            )
     if not row.unknown_fees:
         terms |= {"maker": _plain(max(row.maker_fee, 0)), "taker": _plain(max(row.taker_fee, 0))}
     return terms | {"fee_side": row.fee_side}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trader.backtest.chart import WIDE
 from trader.backtest.data import Bars, Floats, Indices
 from trader.backtest.measures import unit_values
 from trader.backtest.record import Run, drawdowns, held_units, longest_gaps
@@ -84,7 +85,7 @@ def _candles(axes: "Axes", bars: Bars) -> None:
     )
     room = 0.06 * float(high.max() - low.min()) or 1.0
     axes.set_ylim(max(0.0, float(low.min()) - room), float(high.max()) + room)
-    if float(high.max()) > 8 * float(low.min()):
+    if float(high.max()) > WIDE * float(low.min()):
         axes.set_yscale("log")
         axes.set_ylim(float(low.min()) * 0.9, float(high.max()) * 1.1)
     _plain_numbers(axes)
@@ -120,15 +121,21 @@ def _trades(axes: "Axes", result: Result, time: Floats) -> None:
 def _equity(axes: "Axes", result: Result, time: Floats, units: Floats, since: int) -> None:
     """What a unit of the money is worth beside what it would be worth in the market, in percent."""
     held = held_units(result, since)
-    made = 100 * (units - 1)
-    _line(axes, result.bars, time, made, color=LINE, linewidth=1.7, label=f"this run: {made[-1]:+,.1f} %", zorder=4)
+    both = units if held is None else np.concatenate((units, held))
+    wide = float(both.min()) > 0 and float(both.max()) > WIDE * float(both.min())
+    base = 0 if wide else 1
+    label = f"this run: {100 * (units[-1] - 1):+,.1f} %"
+    _line(axes, result.bars, time, 100 * (units - base), color=LINE, linewidth=1.7, label=label, zorder=4)
     if held is not None:
-        other = 100 * (held - 1)
-        label = f"bought and held: {other[-1]:+,.1f} %"
-        _line(axes, result.bars, time, other, color=BESIDE, linewidth=1.2, alpha=0.85, label=label, zorder=3)
-    axes.axhline(0, color=GRAY, linewidth=0.8)
+        label = f"bought and held: {100 * (held[-1] - 1):+,.1f} %"
+        _line(
+            axes, result.bars, time, 100 * (held - base), color=BESIDE, linewidth=1.2, alpha=0.85, label=label, zorder=3
+        )
+    if wide:
+        axes.set_yscale("log")
+    axes.axhline(100 if wide else 0, color=GRAY, linewidth=0.8)
     axes.legend(loc="upper left", frameon=True, framealpha=0.85, fontsize=11)
-    axes.set_ylabel("return, %")
+    axes.set_ylabel("worth of 100" if wide else "return, %")
     _plain_numbers(axes)
 
 

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from trader.backtest.chart import MONTHS, Line, Mark, chart
+from trader.backtest.chart import MONTHS, WIDE, Line, Mark, chart
 from trader.backtest.record import Made, Point, Run
 from trader.backtest.words import NONE, WORDS, Word, gap_sentence, money, span, terms, texts, told
 from trader.errors import InputError
@@ -16,7 +16,9 @@ STYLE = Path(__file__).with_name("report.css")
 FEW_GAPS = 5
 """Gaps that are listed at the top, the longest."""
 MOST_TRADES = 1_000
-"""Fills that are listed, the newest; the charts mark all."""
+"""Fills that are listed, the newest."""
+MOST_MARKS = 2_000
+"""Fills that are marked in the chart; of more, every second, third, ... one."""
 CARDS = ("return_percent", "annual_return_percent", "max_drawdown_percent", "sharpe", "trades", "win_percent",
          "profit_factor", "exposure_percent")  # fmt: skip
 
@@ -135,14 +137,21 @@ def _charts(run: Run, made: Made) -> str:
     times = [point.time.timestamp() for point in made.points]
     missing = _missing(made)
 
+    units = [
+        float(value) for point in made.points for value in (point.unit_value, point.held_value) if value is not None
+    ]
+    wide = min(units) > 0 and max(units) > WIDE * min(units)
+
     def percent(values: Iterable[Decimal | None]) -> list[float | None]:
-        return [None if value is None else 100 * (float(value) - 1) for value in values]
+        return [None if value is None else 100 * (float(value) - (0 if wide else 1)) for value in values]
 
     price = Line("price", "close", [float(point.price) for point in made.points])
     own = Line("run", "this run", percent(point.unit_value for point in made.points))
     held = Line("beside", "bought and held", percent(point.held_value for point in made.points))
     falls = Line("fall", "below the peak", [-float(point.drawdown_percent) for point in made.points])
     lines = [held, own] if any(value is not None for value in held.values) else [own]
+    step = _step(made)
+    fewer = f" (1 of {step} fills is marked)" if step > 1 else ""
     shaded = '<i style="background:var(--soft);opacity:.4;height:9px"></i>candles missing' if missing else ""
     return "\n".join(
         [
@@ -150,12 +159,12 @@ def _charts(run: Run, made: Made) -> str:
             '<p class="legend"><i style="background:var(--price)"></i>close '
             '<i style="background:var(--good);height:9px"></i>bought '
             '<i style="background:var(--bad);height:9px"></i>sold'
-            f" {shaded}</p>",
+            f"{fewer} {shaded}</p>",
             chart("price and trades", times, [price], 330, marks=_marks(made), missing=missing),
-            "<h2>Return</h2>",
+            f"<h2>{'Worth of 100 that were paid in' if wide else 'Return'}</h2>",
             '<p class="legend"><i style="background:var(--run)"></i>this run '
             '<i style="background:var(--beside)"></i>bought once and held</p>',
-            chart("return", times, lines, 290, unit=" %", missing=missing),
+            chart("return", times, lines, 290, unit="" if wide else " %", missing=missing),
             "<h2>Below the peak</h2>",
             chart("below the peak", times, [falls], 170, unit=" %", filled=True, missing=missing),
         ]
@@ -170,8 +179,14 @@ def _marks(made: Made) -> list[Mark]:
             trade.side == "buy",
             f"{trade.side} {trade.quantity:f} at {trade.price:f}, decided {trade.decided_at:%Y-%m-%d %H:%M}",
         )
-        for trade in made.trades
+        for trade in made.trades[:: _step(made)]
     ]
+
+
+def _step(made: Made) -> int:
+    """Every how many-th fill is marked: odd, so that buys and sales both are."""
+    step = -(-len(made.trades) // MOST_MARKS)
+    return step + (step + 1) % 2 if step > 1 else 1
 
 
 def _missing(made: Made) -> list[tuple[float, float]]:

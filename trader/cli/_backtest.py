@@ -118,9 +118,9 @@ async def prepare(wanted: Wanted, connection: "Connection | None") -> Ready:
         strategy = load(path, params)
     schedule = parse_schedule(wanted.schedule or (named.schedule if named else "bucket"), timeframe)
     loaded = await _load(wanted, connection, strategy, market, timeframe)
-    terms = await market_settings(connection, loaded.market) if connection and loaded.market else {}
     given = {name: value for name, value in wanted.options if value is not None}
     own = parse_object("--settings", wanted.settings)
+    terms = await market_settings(connection, loaded.market, own) if connection and loaded.market else {}
     settings = parse_settings({**terms, **(named.stake if named else {}), **given, **own})
     return Ready(strategy, path, named.name if named else None, loaded, settings, schedule)
 

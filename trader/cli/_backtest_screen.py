@@ -5,7 +5,6 @@ from typing import Any
 
 from trader.backtest.record import Made, Run
 from trader.backtest.words import NONE, WORDS, gap_sentence, span, terms, texts, told
-from trader.cli._screen import print_rows
 
 
 def print_run(run: Run) -> None:
@@ -71,6 +70,8 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_list(runs: Sequence[Any]) -> None:
     """Rows of the view `backtest`, one a line."""
+    from trader.cli._screen import print_rows  # slow to import
+
     columns = ["id", "name", "market", "timeframe", "from", "to", "return %", "held %", "fall %", "Sharpe", "trades",
                "gaps", "error"]  # fmt: skip
     names = ("id", "name", "market", "timeframe", "used_from", "used_to", "return_percent", "buy_and_hold_percent",
