@@ -20,7 +20,7 @@ from tests.plugins.desk import Desk
 from tests.simulation.test_exact import SHARED, frames_of
 from trader.backtest.data import Bars, bars_from_frame
 from trader.backtest.exact import run_targets
-from trader.backtest.result import BUY
+from trader.backtest.result import BUY, SELL
 from trader.backtest.settings import parse_settings
 from trader.clock import from_milliseconds
 from trader.strategy import evaluate, load
@@ -100,7 +100,8 @@ def test_live_through_the_simulator_gives_the_orders_of_the_backtest(desk: Desk,
     for name, (path, params) in STRATEGIES.items():
         expected = backtested(server, path, params)
         assert len(expected) >= 3, name
-        assert [tuple(row) for row in desk.execute(ORDERS, name)] == expected, name
+        made = [tuple(row) for row in desk.execute(ORDERS, name) if row.bucket_time < moment]  # the bars end there
+        assert made == expected, name
     opens = {from_milliseconds(int(at)): float(price) for at, price in zip(bars.time, bars.open[1:], strict=False)}
     for row in desk.execute(PRICES):
         if row.bucket_time in opens:  # filled at the open of the next candle: within spread and first moments
@@ -116,9 +117,6 @@ def backtested(server: str, path: str, params: dict[str, Any]) -> list[tuple[Any
     assert not (targets[FIRST] > 0 >= targets[FIRST - 1]), "a fresh cross at the very first candle"
     result = run_targets(server, bars, targets, parse_settings(TERMS), FIRST + 1).result
     places = {int(order): place for place, order in enumerate(result.fills.order)}.values()
-    found = [
-        (int(result.fills.decided[place]), "buy" if result.fills.side[place] == BUY else "sell") for place in places
-    ]
-    found += [(one.bar, "") for one in result.refused if one.reason == "the bars end here"]
     moments = [from_milliseconds(int(at)) for at in bars.time]
-    return [(moments[bar], side, "filled") for bar, side in found if side]
+    sides = {BUY: "buy", SELL: "sell"}
+    return [(moments[result.fills.decided[place]], sides[int(result.fills.side[place])], "filled") for place in places]

@@ -6,6 +6,7 @@ what that proves, and what not.
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -154,7 +155,11 @@ async def _run(url: str, bars: Bars, settings: Settings, make: Make) -> ExactRun
     async with exact_desk(url, bars, settings) as desk:
         started = time.perf_counter()
         replay = make(desk)
-        await replay.go()
+        gc.freeze()  # as a trader does: looking for garbage in modules and bars would only cost time
+        try:
+            await replay.go()
+        finally:
+            gc.unfreeze()
         fills, posted = await desk.fills(), await desk.posted()
         result = ledger_result(bars, settings, fills, posted, replay.flows, tuple(replay.refused))
         performance = await desk.performance()

@@ -8,25 +8,21 @@ a time, so the next step follows at once.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
-from psycopg import AsyncConnection, waiting
-from psycopg.rows import namedtuple_row
-
 from trader.backtest.data import Bars
+from trader.backtest.exact_connection import direct
 from trader.backtest.exact_venue import ACCOUNT, BASE, QUOTE, SYMBOL, BarVenue, VenueExchange
 from trader.backtest.settings import Settings
 from trader.clock import from_milliseconds
-from trader.db import Connection, Identity, Pool, conninfo, fetch_all, fetch_one
+from trader.db import Connection, Identity, Pool, fetch_all, fetch_one
 from trader.exchange.protocol import Side
 from trader.gate import Gate
 from trader.market_quote import QuoteCache
 from trader.trader import Desk, claim, send_lane, settle_in_transaction
 
 IDENTITY = Identity("trader", "exact")
-PATIENCE = 0.1
-"""Seconds between looks for Ctrl-C while the database works."""
 
 SETUP = (
     "INSERT INTO asset (code) VALUES (%(base)s), (%(quote)s)",
@@ -104,33 +100,12 @@ SELECT a.code, sum(b.total) AS total FROM balance b JOIN asset a ON a.id = b.ass
 """
 
 
-class Prompt(AsyncConnection[Any]):
-    """A connection for a program that does one thing at a time: it waits for the server itself, not its event loop.
-
-    What goes to the server and what comes back is the same; the way through the loop would cost a tenth of a
-    millisecond for each statement.
-    """
-
-    async def wait(self, gen: Any, interval: float = PATIENCE, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-        return waiting.wait(gen, self.pgconn.socket, interval, timeout)
-
-
-class Single:
-    """One connection in place of a pool: nobody else needs one."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        yield self._connection
-
-
 class ExactDesk:
     """One strategy with its own money, at a venue that stands in the bars."""
 
-    def __init__(self, connection: Connection, bars: Bars, settings: Settings) -> None:
+    def __init__(self, connection: Connection, pool: Pool, bars: Bars, settings: Settings) -> None:
         self.connection = connection
+        self.pool = pool
         self.bars = bars
         self.settings = settings
         self.venue = BarVenue(bars, settings)
@@ -160,8 +135,8 @@ class ExactDesk:
             await self.connection.execute(statement, values)
         ids = await fetch_one(self.connection, IDS)
         self.strategy, self.market, self.account = ids.strategy, ids.market, ids.account
-        self.desk = Desk(uuid4(), cast(Pool, Single(self.connection)), {self.account: self.exchange})
-        self.desk.gate = Gate(self.desk.pool, pause=0)
+        self.desk = Desk(uuid4(), self.pool, {self.account: self.exchange})
+        self.desk.gate = Gate(self.pool, pause=0)
 
     async def flow(self, bar: int, amount: Decimal) -> int:
         """A deposit or withdrawal at the close of a bar, at the venue and as a row; the number of its order.
@@ -201,12 +176,16 @@ class ExactDesk:
         """Ask for the end of an order that was not sent yet."""
         await self.connection.execute(CANCEL, [order])
 
-    async def trade(self, moment: int) -> None:
-        """Let the trader take its steps at a moment of the bars, in milliseconds: claim, send, settle."""
+    async def trade(self, moment: int, *, asks: bool) -> None:
+        """Let the trader take its steps at a moment of the bars, in milliseconds: claim, send, settle.
+
+        `asks`: it can only size its order with a price of now, so it has asked for one.
+        """
         self.venue.moment = moment
         desk = self.desk
-        desk.quotes = QuoteCache()  # two seconds of ours are days of the bars: what was asked before is stale
-        await desk.quotes.refresh(desk.exchanges, [(self.account, SYMBOL)])
+        if asks:  # two seconds of ours are days of the bars: what was asked before is stale
+            desk.quotes = QuoteCache()
+            await desk.quotes.refresh(desk.exchanges, [(self.account, SYMBOL)])
         for lane in (await claim(desk)).lanes:
             await send_lane(desk, lane)
         outcomes = [queue.get_nowait() for queue in desk.outcomes for _ in range(queue.qsize())]
@@ -240,8 +219,7 @@ class ExactDesk:
 @asynccontextmanager
 async def exact_desk(url: str, bars: Bars, settings: Settings) -> AsyncIterator[ExactDesk]:
     """A desk in an empty, migrated database."""
-    connection = await Prompt.connect(conninfo(url, IDENTITY), autocommit=True, row_factory=namedtuple_row)
-    async with connection:
-        desk = ExactDesk(connection, bars, settings)
+    async with direct(url, IDENTITY) as (connection, pool):
+        desk = ExactDesk(connection, pool, bars, settings)
         await desk.open()
         yield desk

@@ -38,6 +38,7 @@ class Replay(ABC):
         """By the number of its order: the bar at whose close a deposit or withdrawal counts, and its amount."""
         self.refused: list[Refusal] = []
         self.orders = 0
+        self._asks = False
         self.stake = Stake(settings.stake, settings.stake_in_percent)
         self.minimums = minimums_of(settings)
         self._broken = frozenset(bars.breaks.tolist())
@@ -66,6 +67,7 @@ class Replay(ABC):
         """Queue an order at the close of a bar; its number. None: it was taken back, because no bar can fill it."""
         order = await self.desk.queue(bar, side, quantity)
         self.orders += 1
+        self._asks = side == "sell" or quantity is not None
         problem = "the bars end here" if bar + 1 >= len(self.bars) else None
         if self.settings.gap == "skip" and bar + 1 in self._broken:
             problem = "a gap follows"
@@ -77,7 +79,7 @@ class Replay(ABC):
 
     async def turn(self, bar: int, order: int) -> None:
         """Let the trader have its turn at the open of a bar, with the order of the bar before."""
-        await self.desk.trade(self.desk.venue.open_of(bar))
+        await self.desk.trade(self.desk.venue.open_of(bar), asks=self._asks)
         self.money = await self.desk.money(order)
         if not self.money.final:
             status = self.money.status

@@ -64,6 +64,8 @@ class BarVenue(Venue):
         self.bars = bars
         self._opens = bars.timeframe.opens(bars.time)
         self.moment = int(self._opens[0])
+        """Of the bars, in milliseconds: the clock of this venue."""
+        self._seen = (-1, Decimal(0))
         columns = Columns(self._opens, bars.open, bars.high, bars.low, bars.close, bars.volume)
         series = Series(columns, _base(bars), DIGITS)
         clock = MarketClock(0, 0)
@@ -104,7 +106,9 @@ class BarVenue(Venue):
         return max(rounded + tick * settings.slippage_ticks * (1 if side == "buy" else -1), tick)
 
     def _raw(self, market: Market) -> Decimal:
-        return Decimal(f"{market.series.price(self.moment):.{DIGITS}g}")
+        if self._seen[0] != self.moment:
+            self._seen = (self.moment, Decimal(f"{market.series.price(self.moment):.{DIGITS}g}"))
+        return self._seen[1]
 
     def _depth(self, market: Market) -> Decimal:
         share = self.settings.volume_share
