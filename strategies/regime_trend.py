@@ -61,8 +61,8 @@ class RegimeTrend(Strategy[RegimeTrendParams]):
     def signal(self, candles: DataFrame) -> Series:
         """1 from the first strong candle of each rising trend to its end, else 0."""
         rising, here = self.rising(candles), np.arange(len(candles))
-        last_strong = _latest(np.where(rising & self.trending(candles), here, -1))
-        last_end = _latest(np.where(rising, -1, here))
+        last_strong = _latest(np.where(self.trending(candles), here, -1))
+        last_end = _latest(np.where(rising, -1, here))  # a candle that does not rise is an end, however strong
         return Series((last_strong > last_end).astype("float64"), index=candles.index)
 
     def rising(self, candles: DataFrame) -> Flags:

@@ -185,8 +185,7 @@ class StopTrending(Strategy[StopTrendingParams]):
         """The price and when it was; whether the trend rises, and when it crossed, if at its newest candle."""
         rising = above(trend, self.params)
         before = np.concatenate(([False], rising[:-1]))
-        known = np.arange(len(rising)) >= self.params.slow  # at the candle before, too
-        crossed = np.where(rising & ~before & known, _milliseconds(trend), np.nan)
+        crossed = np.where(rising & ~before, _milliseconds(trend), np.nan)
         columns = DataFrame({"rising": rising.astype("float64"), "crossed": crossed}, index=trend.index)
         return at(columns, DatetimeIndex(candles.index)).assign(
             price=price_of(candles, self.params.price), closed=_milliseconds(candles)
@@ -217,7 +216,7 @@ class StopTrending(Strategy[StopTrendingParams]):
 
     def _empty(self, context: OnBucketContext) -> float | None:
         """Nothing is held: the buy is still on its way, or it came to nothing."""
-        if context.state.get("inside") and context.orders:
+        if context.orders:
             return None
         context.state["inside"] = False
         return 0.0

@@ -1,5 +1,7 @@
 """The moving average on drawn closes."""
 
+from typing import Any
+
 import pytest
 
 from strategies.moving_average import MovingAverage, MovingAverageParams
@@ -35,5 +37,17 @@ def test_before_the_average_is_there_it_is_out() -> None:
 
 def test_bounds() -> None:
     assert load("strategies.moving_average:MovingAverage", {"period": 50}).warm_up == 50
-    with pytest.raises(InputError, match="period is 1: a whole number, at least 2, at most 5000"):
-        load("strategies.moving_average:MovingAverage", {"period": 1})
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"period": 1}, "parameter period is 1: a whole number, at least 2, at most 5000"),
+        ({"period": 5001}, "parameter period is 5001: a whole number, at least 2, at most 5000"),
+        ({"fast": 3}, 'unknown parameter "fast": there is period'),
+    ],
+)
+def test_bad_parameters_are_refused_in_one_sentence(params: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load("strategies.moving_average:MovingAverage", params)
+    assert str(refused.value) == f"MovingAverage: {sentence}"

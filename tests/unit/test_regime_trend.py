@@ -60,6 +60,11 @@ def test_a_trend_is_entered_where_the_market_trends(least: float, wanted: list[f
     assert targets(*SIDEWAYS, *RISE, 103, 104, adx_least=least)[-6:] == wanted
 
 
+def test_an_adx_at_the_least_is_enough() -> None:
+    # Prices that only rise have an ADX of 100.
+    assert targets(*[float(close) for close in range(100, 150)], adx_least=100) == [0] * 39 + [1] * 11
+
+
 def test_sideways_there_is_no_entry() -> None:
     assert targets(*SIDEWAYS, adx_least=34) == [0] * 45
 

@@ -156,6 +156,17 @@ def test_without_a_stop_it_sells_where_the_trend_ends() -> None:
     assert orders(traded(*[100.0] * 300)) == [(1, -1), (-1, 179)]
 
 
+def test_what_a_stop_could_not_sell_is_sold_on() -> None:
+    candles = minutes(*BEFORE, *RISEN, *[100.0] * 60)
+    candles.loc[candles.index[CROSS + 54] :, "volume"] = 40.0  # of about 99.9 that are held
+    candles.loc[candles.index[: CROSS + 54], "volume"] = 1_000.0
+    frames = Frames(candles, "1m", {"trend": hours(candles)})
+    share = parse_settings({"volume_share": 1})
+    result = backtest(StopTrending(StopTrendingParams(fast=2, slow=4)), frames, share)
+    assert orders(result) == [(1, -1), (-1, 52), (-1, 53), (-1, 54)]
+    assert result.fills.quantity[1:].tolist() == pytest.approx([40, 40, 19.9])
+
+
 def test_after_a_stop_it_waits_for_a_fresh_cross() -> None:
     # Stopped at 52. Hours since the entry: 103 (its ohlc4), 100, 112, four of 90 and one of 120. SMA(2) and SMA(4) at
     # the third: 106 and 103.75, so the trend goes on; at the fourth: 101 and 101.25; at the eighth: 105 and 97.5.

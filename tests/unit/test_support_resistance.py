@@ -1,6 +1,7 @@
 """Support and resistance on drawn candles, each rule on both sides."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -177,13 +178,27 @@ def test_few_candles_have_no_level(length: int) -> None:
     assert strategy().signal(drawn(*FLOOR).iloc[:length]).tolist() == [0] * length
 
 
+PATH = "strategies.support_resistance:SupportResistance"
+
+
 def test_bounds() -> None:
-    path = "strategies.support_resistance:SupportResistance"
-    assert load(path, {"tolerance": 1.1, "memory": 1}).warm_up == 5
-    with pytest.raises(InputError, match=r"tolerance is 0\.999"):
-        load(path, {"tolerance": 0.999})
-    with pytest.raises(InputError, match="memory is 0"):
-        load(path, {"memory": 0})
+    assert load(PATH, {"tolerance": 1.1, "memory": 1}).warm_up == 5
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"tolerance": 0.999}, "parameter tolerance is 0.999: a number, at least 1, at most 1.1"),
+        ({"tolerance": 1.2}, "parameter tolerance is 1.2: a number, at least 1, at most 1.1"),
+        ({"memory": 0}, "parameter memory is 0: a whole number, at least 1, at most 5000"),
+        ({"memory": "long"}, "parameter memory is 'long': a whole number, at least 1, at most 5000"),
+        ({"levels": 2}, 'unknown parameter "levels": there is tolerance, memory'),
+    ],
+)
+def test_bad_parameters_are_refused_in_one_sentence(params: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load(PATH, params)
+    assert str(refused.value) == f"SupportResistance: {sentence}"
 
 
 def one_by_one(candles: pd.DataFrame, tolerance: float, memory: int) -> list[float]:
