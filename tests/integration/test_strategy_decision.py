@@ -297,35 +297,20 @@ async def test_a_moment_within_the_warm_up_sells_nothing(live: Live) -> None:
 async def test_a_scheduled_moment_is_not_spent_on_an_old_candle(live: Live) -> None:
     await live.db.execute("UPDATE exchange SET replay = false")
     await live.add("Follow", timeframe=1, schedule="hour")
-    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hour = (datetime.now(UTC) - timedelta(minutes=5)).replace(minute=0, second=0, microsecond=0)
     await live.db.execute("UPDATE strategy SET last_bucket = %s", [hour - timedelta(minutes=5)])
-    await minutes(live, hour - HOUR - timedelta(minutes=1), *[90] * 61, 110)
-    now = datetime.now(UTC)
-    if now - hour < timedelta(minutes=5):
-        await live.db.execute("DELETE FROM bucket WHERE time_close > %s", [hour - HOUR])
-        hour -= HOUR
-        await live.db.execute("UPDATE strategy SET last_bucket = %s", [hour - timedelta(minutes=5)])
-        await minutes(live, hour, 110)
-        await live.db.execute(
-            """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
-               SELECT 1, 1, g, 90, 90, 90, 90, 1, 'imported'
-                 FROM generate_series(%s::timestamptz, %s::timestamptz, '1 min') g ON CONFLICT DO NOTHING""",
-            [hour - HOUR, hour - timedelta(minutes=1)],
-        )
+    await minutes(live, hour - HOUR, *[90] * 60, 110)
     await live.run("Follow")
     [made] = await live.decisions("Follow")
     assert (made.action, made.reason) == ("waits", "its newest candle is old: waits for the next")
     assert (await live.row("Follow")).last_bucket == hour - timedelta(minutes=5)
-    # What it missed comes in, up to now: the moment is made up for.
-    await live.db.execute(
-        """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
-           SELECT 1, 1, g, 110, 110, 110, 110, 1, 'imported'
-             FROM generate_series(%s::timestamptz, date_trunc('minute', now()), '1 min') g ON CONFLICT DO NOTHING""",
-        [hour],
-    )
+    # What it missed comes in, up to now: the moment is made up for, unless the next one has just passed.
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    await minutes(live, hour + timedelta(minutes=1), *[110] * int((now - hour).total_seconds() // 60))
     await live.run("Follow")
     made = (await live.decisions("Follow"))[-1]
-    assert (made.action, made.previous) == ("buy", 0.0)
+    late = now >= hour + HOUR
+    assert (made.bucket_time, made.action, made.previous) == (now, "none" if late else "buy", float(late))
 
 
 async def test_only_what_is_due_is_queued(live: Live) -> None:
