@@ -10,10 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from jobs.maintenance import decision
+from jobs import maintenance
+from jobs.app import Context, build_app, defer_in
 from jobs.strategy import defer_runs, run, sweep
 from tests.plugins.live import START, WORKER, Live
-from trader.db import connect
+from trader.config import Settings
+from trader.db import connect, open_pool
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -403,7 +405,7 @@ async def test_one_that_dies_before_its_commit_leaves_neither_order_nor_decision
 # What is kept
 
 
-async def test_old_decisions_go_but_those_with_an_order(live: Live) -> None:
+async def test_old_decisions_go_but_those_with_an_order(live: Live, tmp_path: Path) -> None:
     await live.add("Follow")
     await live.put(90)
     await live.run("Follow")
@@ -414,14 +416,34 @@ async def test_old_decisions_go_but_those_with_an_order(live: Live) -> None:
     await live.put(110, first=START + 3 * HOUR)
     await live.run("Follow")
     assert [row.action for row in await live.decisions("Follow")] == ["none", "buy", "none"]
-    assert (await live.db.execute(decision.PRUNE)).rowcount == 0
+    await _prune(live, tmp_path)
+    assert len(await live.decisions("Follow")) == 3
     # As if the first two were made long ago: what is decided does not change, so they are written anew.
     await live.db.execute(
         """ALTER TABLE decision DISABLE TRIGGER USER;
            UPDATE decision SET decided_at = now() - interval '31 days' WHERE bucket_time < '2024-01-01 03:00Z';
            ALTER TABLE decision ENABLE TRIGGER USER"""
     )
-    assert (await live.db.execute(decision.PRUNE)).rowcount == 1
+    await _prune(live, tmp_path)
     assert [row.action for row in await live.decisions("Follow")] == ["buy", "none"]
-    await live.db.execute("UPDATE setting SET decision_keep = '60 days'")
-    assert (await live.db.execute(decision.PRUNE)).rowcount == 0
+    await live.db.execute(
+        """ALTER TABLE decision DISABLE TRIGGER USER;
+           UPDATE decision SET decided_at = now() - interval '59 days';
+           ALTER TABLE decision ENABLE TRIGGER USER;
+           UPDATE setting SET decision_keep = '60 days'"""
+    )
+    await _prune(live, tmp_path)
+    assert len(await live.decisions("Follow")) == 2
+
+
+async def _prune(live: Live, home: Path) -> None:
+    """The hourly job, by a worker."""
+    await defer_in(live.db, maintenance.PRUNE)
+    async with (
+        open_pool(live.url, WORKER, 2) as pool,
+        build_app(live.url, WORKER, [maintenance]).open_async() as app,
+    ):
+        context = Context(Settings(home=home, project=home), pool)
+        await app.run_worker_async(wait=False, install_signal_handlers=False, additional_context={"context": context})
+    [job] = await live.all("SELECT status::text FROM procrastinate_jobs ORDER BY id DESC LIMIT 1")
+    assert job.status == "succeeded"
