@@ -22,14 +22,26 @@ MOST = Decimal("1e20")
 MOST_ORDERS = 20
 """That one candle may place."""
 
-# on_its_way: it is being sent or taken back, so nobody knows yet what it will do.
+LONGEST_LINE = 20
+"""Of orders that took one another's place: each looks at all before it, so after so many a new line begins."""
+
+# on_its_way: it is being sent or taken back, so nobody knows yet what it will do. taken: what is taken off an order in
+# its place, as order_due() does.
 OPEN = """
-SELECT o.id, o.side::text, o.quantity, o.limit_price, o.trigger_price, o.filled_quantity,
+SELECT o.id, o.side::text, o.quantity, o.limit_price, o.trigger_price,
+       CASE WHEN o.parent_id IS NULL THEN o.filled_quantity + l.filled ELSE
+         (SELECT sum(g.filled_quantity) FROM "order" g
+           WHERE g.parent_id = o.parent_id AND (g.market_id, g.side) = (o.market_id, o.side)) END AS taken, l.line,
        o.status = 'waiting' AS waits, o.parent_id,
        o.status IN ('queued', 'submitted', 'pending_cancel') OR o.cancel_requested_at IS NOT NULL
          OR (o.type = 'market' AND o.status <> 'waiting') AS on_its_way,
        coalesce((SELECT sum(h.quantity) FROM hold h WHERE h.order_id = o.id), 0) AS held
   FROM "order" o
+ CROSS JOIN LATERAL (
+   WITH RECURSIVE line AS (
+     SELECT p.replaces_id, p.filled_quantity FROM "order" p WHERE p.id = o.replaces_id
+     UNION ALL SELECT p.replaces_id, p.filled_quantity FROM line JOIN "order" p ON p.id = line.replaces_id)
+   SELECT count(*) AS line, coalesce(sum(filled_quantity), 0) AS filled FROM line) l
  WHERE o.strategy_id = %s AND o.market_id = %s AND NOT order_is_final(o.status)
  ORDER BY o.id
 """
@@ -71,7 +83,10 @@ class Open:
     quantity: Decimal | None
     limit_price: Decimal | None
     trigger_price: Decimal | None
-    filled_quantity: Decimal
+    taken: Decimal
+    """What an order in its place will not trade any more."""
+    line: int
+    """How many were replaced before it, one by the other."""
     waits: bool
     """The venue does not know of it."""
     parent_id: int | None
@@ -117,6 +132,8 @@ class Plan:
     place: tuple[New, ...] = ()
     group: int | None = None
     """The entry of the sales that wait already."""
+    first: bool = False
+    """Only take orders back now: what is to be placed is asked again when they have ended."""
     sales: int = 0
     """How many will wait then."""
     dropped: int = 0
@@ -164,12 +181,14 @@ def plan_of(wanted: Sequence[Ticket], known: Mapping[Ticket, Open], money: Any, 
     news = [_new(ticket) for ticket in given if ticket.side == "buy"]
     sales, dropped = _sales(given, kept, news, money, price)
     news = _replacing([*news, *sales], gone, money, price)
+    if any(order.line >= LONGEST_LINE for order in gone if order.id in {new.replaces for new in news}):
+        return Plan(cancel=tuple(order.id for order in gone), first=True)
     _check_sales([new for new in news if new.side == "sell"], [order for order in kept if order.side == "sell"])
     replaced = {new.replaces for new in news}
     cancel = tuple(order.id for order in gone if order.id not in replaced)
     group = next((order.parent_id for order in kept if order.side == "sell" and order.parent_id), None)
     waiting = [new.side for new in news] + [order.side for order in kept]
-    return Plan(cancel, tuple(news), group, waiting.count("sell"), dropped)
+    return Plan(cancel, tuple(news), group, sales=waiting.count("sell"), dropped=dropped)
 
 
 def _new(ticket: Ticket) -> New:
@@ -245,7 +264,7 @@ def _whole(new: New, old: Open, money: Any, free: Decimal, price: Decimal) -> De
             quantity = floor_to(spend / (at * (1 + (money.fee or 0))), money.quantity_step or LEAST)
         if quantity <= 0:
             raise InputError(f"buy order: a stake of {plain(spend)} buys nothing at {plain(at)}")
-    return quantity + old.filled_quantity
+    return quantity + old.taken
 
 
 async def is_answered(connection: Connection, row: Any) -> bool:

@@ -141,6 +141,11 @@ async def _carry_out(connection: Connection, row: Any, wish: on_bucket.Wish) -> 
             return "this candle was decided before"
         if await order.lock_orders(connection, row.id, row.market_id) != wish.orders:
             return None
+        if wish.plan.first:
+            await order.carry_out(connection, row, wish.plan)
+            verdict = Verdict("waits", f"{wish.plan}: decides when that is done")
+            await write(connection, row, verdict)
+            return verdict.reason
         verdict = Verdict(wish.plan.action, wish.reason, wish.target, wish.previous, wish.inputs_hash)
         if not await order.is_answered(connection, row):
             await order.carry_out(connection, row, wish.plan)

@@ -10,10 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from jobs.maintenance import decision
+from jobs import maintenance
+from jobs.app import Context, build_app, defer_in
 from jobs.strategy import defer_runs, run, sweep
 from tests.plugins.live import START, WORKER, Live
-from trader.db import connect
+from trader.config import Settings
+from trader.db import connect, open_pool
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -297,35 +299,20 @@ async def test_a_moment_within_the_warm_up_sells_nothing(live: Live) -> None:
 async def test_a_scheduled_moment_is_not_spent_on_an_old_candle(live: Live) -> None:
     await live.db.execute("UPDATE exchange SET replay = false")
     await live.add("Follow", timeframe=1, schedule="hour")
-    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hour = (datetime.now(UTC) - timedelta(minutes=5)).replace(minute=0, second=0, microsecond=0)
     await live.db.execute("UPDATE strategy SET last_bucket = %s", [hour - timedelta(minutes=5)])
-    await minutes(live, hour - HOUR - timedelta(minutes=1), *[90] * 61, 110)
-    now = datetime.now(UTC)
-    if now - hour < timedelta(minutes=5):
-        await live.db.execute("DELETE FROM bucket WHERE time_close > %s", [hour - HOUR])
-        hour -= HOUR
-        await live.db.execute("UPDATE strategy SET last_bucket = %s", [hour - timedelta(minutes=5)])
-        await minutes(live, hour, 110)
-        await live.db.execute(
-            """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
-               SELECT 1, 1, g, 90, 90, 90, 90, 1, 'imported'
-                 FROM generate_series(%s::timestamptz, %s::timestamptz, '1 min') g ON CONFLICT DO NOTHING""",
-            [hour - HOUR, hour - timedelta(minutes=1)],
-        )
+    await minutes(live, hour - HOUR, *[90] * 60, 110)
     await live.run("Follow")
     [made] = await live.decisions("Follow")
     assert (made.action, made.reason) == ("waits", "its newest candle is old: waits for the next")
     assert (await live.row("Follow")).last_bucket == hour - timedelta(minutes=5)
-    # What it missed comes in, up to now: the moment is made up for.
-    await live.db.execute(
-        """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
-           SELECT 1, 1, g, 110, 110, 110, 110, 1, 'imported'
-             FROM generate_series(%s::timestamptz, date_trunc('minute', now()), '1 min') g ON CONFLICT DO NOTHING""",
-        [hour],
-    )
+    # What it missed comes in, up to now: the moment is made up for, unless the next one has just passed.
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    await minutes(live, hour + timedelta(minutes=1), *[110] * int((now - hour).total_seconds() // 60))
     await live.run("Follow")
     made = (await live.decisions("Follow"))[-1]
-    assert (made.action, made.previous) == ("buy", 0.0)
+    late = now >= hour + HOUR
+    assert (made.bucket_time, made.action, made.previous) == (now, "none" if late else "buy", float(late))
 
 
 async def test_only_what_is_due_is_queued(live: Live) -> None:
@@ -418,7 +405,7 @@ async def test_one_that_dies_before_its_commit_leaves_neither_order_nor_decision
 # What is kept
 
 
-async def test_old_decisions_go_but_those_with_an_order(live: Live) -> None:
+async def test_old_decisions_go_but_those_with_an_order(live: Live, tmp_path: Path) -> None:
     await live.add("Follow")
     await live.put(90)
     await live.run("Follow")
@@ -429,14 +416,34 @@ async def test_old_decisions_go_but_those_with_an_order(live: Live) -> None:
     await live.put(110, first=START + 3 * HOUR)
     await live.run("Follow")
     assert [row.action for row in await live.decisions("Follow")] == ["none", "buy", "none"]
-    assert (await live.db.execute(decision.PRUNE)).rowcount == 0
+    await _prune(live, tmp_path)
+    assert len(await live.decisions("Follow")) == 3
     # As if the first two were made long ago: what is decided does not change, so they are written anew.
     await live.db.execute(
         """ALTER TABLE decision DISABLE TRIGGER USER;
            UPDATE decision SET decided_at = now() - interval '31 days' WHERE bucket_time < '2024-01-01 03:00Z';
            ALTER TABLE decision ENABLE TRIGGER USER"""
     )
-    assert (await live.db.execute(decision.PRUNE)).rowcount == 1
+    await _prune(live, tmp_path)
     assert [row.action for row in await live.decisions("Follow")] == ["buy", "none"]
-    await live.db.execute("UPDATE setting SET decision_keep = '60 days'")
-    assert (await live.db.execute(decision.PRUNE)).rowcount == 0
+    await live.db.execute(
+        """ALTER TABLE decision DISABLE TRIGGER USER;
+           UPDATE decision SET decided_at = now() - interval '59 days';
+           ALTER TABLE decision ENABLE TRIGGER USER;
+           UPDATE setting SET decision_keep = '60 days'"""
+    )
+    await _prune(live, tmp_path)
+    assert len(await live.decisions("Follow")) == 2
+
+
+async def _prune(live: Live, home: Path) -> None:
+    """The hourly job, by a worker."""
+    await defer_in(live.db, maintenance.PRUNE)
+    async with (
+        open_pool(live.url, WORKER, 2) as pool,
+        build_app(live.url, WORKER, [maintenance]).open_async() as app,
+    ):
+        context = Context(Settings(home=home, project=home), pool)
+        await app.run_worker_async(wait=False, install_signal_handlers=False, additional_context={"context": context})
+    [job] = await live.all("SELECT status::text FROM procrastinate_jobs ORDER BY id DESC LIMIT 1")
+    assert job.status == "succeeded"

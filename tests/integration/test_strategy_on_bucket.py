@@ -318,6 +318,45 @@ async def test_a_waiting_buy_is_moved_by_taking_its_place(live: Live) -> None:
     await live.sound()
 
 
+async def test_what_was_filled_before_is_bought_beside_it(live: Live) -> None:
+    moves = [[["cancel"], ["buy", {"limit": 90, "quantity": quantity}]] for quantity in (0.4, 0.3)]
+    await script(live, [["buy", {"limit": 90, "quantity": 0.5}]], *moves)
+    await live.run("Script")
+    for place, due in enumerate(("0.4", "0.3")):
+        old = (await live.orders("Script"))[-1]
+        await live.submit(old.id, str(old.due_quantity or old.quantity), 90, "partially_filled")
+        await live.fill(old.id, "0.1", 90, "partially_filled")
+        await step(live)
+        await live.db.execute("UPDATE \"order\" SET status = 'canceled' WHERE id = %s", [old.id])
+        new = (await live.orders("Script"))[-1]
+        assert (new.replaces_id, new.status) == (old.id, "queued")
+        assert (new.quantity, new.due_quantity) == (Decimal("0.5"), Decimal(due)), place
+    await live.sound()
+
+
+async def test_a_line_of_moved_orders_does_not_grow_for_ever(live: Live) -> None:
+    await script(live, *[[["cancel"], ["buy", {"limit": 90}]]] * 25)
+    await live.run("Script")
+    for _ in range(20):
+        old = (await live.orders("Script"))[-1]
+        await live.submit(old.id, "1", 90)
+        await step(live)
+        assert (await live.orders("Script"))[-1].replaces_id == old.id
+        await live.db.execute("UPDATE \"order\" SET status = 'canceled' WHERE id = %s", [old.id])
+    last = (await live.orders("Script"))[-1]
+    await live.submit(last.id, "1", 90)
+    assert await step(live) == f"take back order {last.id}: decides when that is done"
+    assert (await live.decisions("Script"))[-1].action == "waits"
+    assert (await state(live, "Script"))["at"] == 21
+    assert await live.run("Script") == f"order {last.id} of it is on its way"
+    await live.db.execute("UPDATE \"order\" SET status = 'canceled' WHERE id = %s", [last.id])
+    await live.run("Script")
+    new = (await live.orders("Script"))[-1]
+    assert (new.replaces_id, new.status) == (None, "queued")
+    assert (await live.decisions("Script"))[-1].action == "buy"
+    assert (await state(live, "Script"))["at"] == 22
+
+
 async def test_a_sale_of_nothing_is_left_out(live: Live) -> None:
     await script(live, [["sell", {"limit": 110}]])
     assert await live.run("Script") == "sell: nothing is held"
@@ -373,7 +412,7 @@ async def test_several_sales_need_a_buy_whose_exits_they_are(live: Live) -> None
 async def test_what_it_declares_may_raise_as_well(live: Live) -> None:
     await live.add("Fickle")
     await live.put(90)
-    assert "stopped: KeyError: 'how many'" in await live.run("Fickle")
+    assert "KeyError: 'how many'" in await live.run("Fickle")
     assert [row.action for row in await live.decisions("Fickle")] == ["stopped"]
 
 

@@ -1,6 +1,7 @@
 """What a strategy places in `on_bucket`, sent by a real trader to a venue: brackets, moved orders, the way out."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from trader.db import Identity, connect
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "strategies.md"
 BASE = "SELECT coalesce((SELECT total FROM allowance WHERE strategy = 's' AND asset = 'BTC'), 0)"
 ENDS = ("filled", "canceled", "denied", "rejected", "expired")
 CLASSES = '''
@@ -50,10 +52,14 @@ class Scripted:
         self.candles = 0
 
     def add(self, *what: list[Any], stake: int = 50) -> None:
+        self.add_class("classes_of_orders:Script", {"what": list(what)}, stake)
+
+    def add_class(self, path: str, params: dict[str, Any], stake: int = 100) -> None:
         self.desk.execute(
             """INSERT INTO strategy (name, account_id, class, market_id, timeframe_id, params, stake, stake_unit)
-               VALUES ('s', 1, 'classes_of_orders:Script', 1, 60, %s, %s, '%%')""",
-            Jsonb({"what": list(what)}),
+               VALUES ('s', 1, %s, 1, 60, %s, %s, '%%')""",
+            path,
+            Jsonb(params),
             stake,
         )
         self.desk.deposit("s", 100)
@@ -166,4 +172,32 @@ def test_a_stop_that_rises_is_always_one(scripted: Scripted) -> None:
     assert scripted.desk.value("SELECT count(*) FROM orders WHERE status = 'waiting'") == 1
     scripted.desk.venue.price("50500")
     assert scripted.desk.wait_for_status(stop.id, *ENDS).status == "filled"
+    scripted.wait_until_flat()
+
+
+def test_the_dip_of_the_page(scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It moves its limit at each candle, with all its money; its stop waits for what the limit brings."""
+    [code] = re.findall(r"```python\n(# strategies/dip\.py\n.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "dip.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "dip", raising=False)
+    scripted.add_class("dip:Dip", {"period": 2, "dip": 0.02})
+    desk = scripted.desk
+    desk.trader()
+    desk.execute(
+        """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
+           VALUES (1, 60, %s, 50000, 50000, 50000, 50000, 1, 'imported')""",
+        START - HOUR,
+    )
+    for price in (50_000, 50_500, 50_700):
+        buy, stop = scripted.step(price)
+        assert desk.wait_for_status(buy.id, "accepted", *ENDS).status == "accepted", desk.state(buy.id).reason
+        assert (desk.state(stop.id).status, stop.after_id) == ("waiting", buy.id)
+        assert desk.value("SELECT count(*) FROM orders WHERE status IN ('accepted', 'waiting')") == 2
+    scripted.fill(49_400)
+    desk.wait_for_status(buy.id, "filled")
+    desk.wait_for(f"SELECT ({BASE}) > 0.0019")
+    assert scripted.step(49_500) == []  # below the mean: it holds
+    [sale] = scripted.step(51_500)
+    assert desk.wait_for_status(sale.id, *ENDS).status == "filled"
+    assert desk.state(stop.id).status == "canceled"
     scripted.wait_until_flat()
