@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trader.backtest.settings import Settings
     from trader.strategy import Strategy
 
+LONGEST_ERROR = 2_000
 MOST_GAPS = 20
 """Gaps that are told one by one, the longest."""
 MOST_REASONS = 20
@@ -355,5 +356,5 @@ def compute(
     except SignalError as error:
         place = place_of(getattr(type(strategy), style_of(strategy)))
         said = str(error) if ".py:" in str(error) or not place else f"{error} ({place})"
-        return replace(run, error=said), None, 0
+        return replace(run, error=said.replace("\x00", "")[:LONGEST_ERROR]), None, 0
     return replace(run, warm_up=since + 1, made=made_of(result, since, run.seed)), result, since
