@@ -28,8 +28,8 @@ from trader.backtest.measures import (
 )
 from trader.backtest.result import BUY, Result
 from trader.backtest.thin import thinned
-from trader.bucket.timeframe import DAY, Times
-from trader.clock import from_milliseconds
+from trader.bucket.timeframe import DAY, Timeframe, Times, timeframe_named
+from trader.clock import from_milliseconds, to_milliseconds
 
 if TYPE_CHECKING:
     from trader.backtest.load import Loaded
@@ -142,6 +142,21 @@ class Run:
     def name(self) -> str:
         """What it is called: the strategy's row, else the class."""
         return self.strategy or self.path.partition(":")[2]
+
+
+def shortage(run: Run) -> str:
+    """What of the range that was asked for has no candles, in a sentence; empty: it is all there."""
+    length, parts = timeframe_named(run.timeframe), []
+    if run.asked_from is not None and _later(run.used_from, run.asked_from, length):
+        parts.append(f"begin only at {run.used_from:%Y-%m-%d %H:%M}, not at {run.asked_from:%Y-%m-%d %H:%M}")
+    if run.asked_to is not None and _later(run.asked_to, run.used_to, length):
+        parts.append(f"end at {run.used_to:%Y-%m-%d %H:%M} already, not at {run.asked_to:%Y-%m-%d %H:%M}")
+    return f"Not all that was asked for is there: the candles {', and '.join(parts)}." if parts else ""
+
+
+def _later(one: datetime, other: datetime, length: Timeframe) -> bool:
+    """Whether there is room for a candle between two moments."""
+    return int(length.closes(np.array([to_milliseconds(other)]))[0]) <= to_milliseconds(one)
 
 
 def decimal(value: float) -> Decimal:
