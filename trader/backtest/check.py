@@ -48,8 +48,7 @@ def check(
     `frames` are closed candles with those of the inputs, as for `backtest`; a frame will do for a strategy without
     inputs. `settings` are the rules by which `on_bucket` trades meanwhile. The same `seed` tries the same bars. There
     is one finding at most: the warm-up is judged only of a strategy that uses no future. Raises InputError: too few
-    candles, or none for an input; SignalError: the strategy gives what is none on all of them. What a signal itself
-    raises on all of them is passed on; of the other methods it is told in a SignalError.
+    candles, or none for an input; SignalError: on all of them the strategy raises, or gives what is none.
     """
     warm_up, length = needed(strategy), len(frames.candles if isinstance(frames, Frames) else frames)
     if length <= warm_up:

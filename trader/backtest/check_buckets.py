@@ -12,10 +12,11 @@ from trader.backtest.choice import Choice
 from trader.backtest.data import Bars, Indices
 from trader.backtest.finding import Finding, Kind, Report
 from trader.backtest.replay import Action, Moment, difference, record, replay
+from trader.backtest.run import told
 from trader.backtest.settings import Settings
 from trader.backtest.ticket import Context
 from trader.backtest.view import ALTERED, BESIDE, View
-from trader.strategy import SignalError, Strategy, as_target, indicators_of, telling
+from trader.strategy import SignalError, Strategy, as_target, indicators_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -101,18 +102,10 @@ class BucketsCheck:
         fresh = self._fresh()
         table = indicators_of(fresh, self.whole.candles, self.whole.inputs)
         columns = {str(name): table[name].to_numpy() for name in table.columns}
-        module = type(fresh).__module__
-
-        def told(context: Context) -> float | None:
-            try:
-                return around(fresh.on_bucket, context)  # type: ignore[no-any-return]
-            except (Exception, SystemExit):
-                with telling(f"on_bucket at {context.time:%Y-%m-%d %H:%M:%S}", module):
-                    raise
-
+        watched = told(lambda context: around(fresh.on_bucket, context), type(fresh).__module__)
         run_bars(
             self.all_bars,
-            told,
+            watched,
             self.settings,
             self.choice.first + 1,
             columns,

@@ -12,7 +12,7 @@ from trader.backtest.data import Floats, Indices
 from trader.backtest.finding import Finding, Kind, Report
 from trader.backtest.view import ALTERED, BESIDE, View
 from trader.errors import TallydeskError
-from trader.strategy import describe, evaluate
+from trader.strategy import describe, evaluate, telling
 
 TOLERANCE = 1e-9
 """Targets this close are equal."""
@@ -43,7 +43,8 @@ class SignalCheck:
     def __init__(self, choice: Choice) -> None:
         self.choice, self.whole = choice, choice.whole
         self.windows, self.rng = choice.windows, choice.rng
-        self.targets = self._ask(choice.whole)
+        with telling("signal", type(choice.strategy).__module__):
+            self.targets = self._ask(choice.whole)
         moved = np.abs(np.diff(self.targets)) > TOLERANCE
         # Not the first value that counts: what was before it is unknown, so it is no change.
         self.changes: Indices = np.flatnonzero(moved[choice.first :]) + choice.first + 1

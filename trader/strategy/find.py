@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from trader.config import strategies_folder
 from trader.errors import InputError
-from trader.strategy.error import describe
+from trader.strategy.error import describe, telling
 from trader.strategy.kit import Strategy, styles_of
 from trader.strategy.params import parse_params
 
@@ -20,10 +20,12 @@ def load(path: str, params: Mapping[str, Any] | None = None) -> Strategy[Any]:
     """The strategy that `module:Class` names, with `params` over its defaults.
 
     Raises InputError: no such module or class, a module that cannot be imported, an unknown parameter or a value out of
-    bounds. The message lists what there is. What the class's own constructor raises is passed on.
+    bounds. The message lists what there is. SignalError: the class's own constructor raised.
     """
     found = find_class(path)
-    return found(parse_params(found, params or {}))
+    given = parse_params(found, params or {})
+    with telling(f"{found.__name__} cannot be made", found.__module__):
+        return found(given)
 
 
 def find_class(path: str) -> type[Strategy[Any]]:
