@@ -292,6 +292,13 @@ def test_candles_of_a_file_need_no_database(cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "500 candles from hours.csv" in done.stdout
     assert run("backtest", "check", "strategies.moving_average:MovingAverage", *options).returncode == 1  # too few
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "of_my_own.py").write_text(MINE.format(body="return candles.close * 0"))
+    own = partial(
+        _nursery.run, "trader.cli.main", environment=os.environ | nowhere | {"TALLYDESK_STRATEGIES": str(folder)}
+    )
+    assert own("backtest", "run", "of_my_own:Mine", *options, "--no-store").returncode == 0
     stored = cli("backtest", "run", "strategies.moving_average:MovingAverage", *options)
     assert stored.stdout.startswith("backtest 1: MovingAverage on hours.csv 1h")
 

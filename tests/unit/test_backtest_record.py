@@ -3,7 +3,8 @@
 import re
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,7 +18,18 @@ from trader.backtest.data import bars_from_frame
 from trader.backtest.load import Loaded, load_files
 from trader.backtest.measures import measure, unit_values
 from trader.backtest.origin import code_of, digest_of, version
-from trader.backtest.record import MEASURES, Run, began, compute, decimal, drawdowns, made_of, points_of, trades_of
+from trader.backtest.record import (
+    MEASURES,
+    Run,
+    began,
+    compute,
+    decimal,
+    drawdowns,
+    made_of,
+    points_of,
+    shortage,
+    trades_of,
+)
 from trader.backtest.run import Frames
 from trader.backtest.settings import parse_settings
 from trader.backtest.thin import PARTS, month_ends, parts_of, thinned
@@ -240,6 +252,17 @@ def test_candles_of_a_file_are_cut_to_what_was_asked(tmp_path: Path) -> None:
     assert (found.used_from, found.used_to, len(found.frames.candles)) == (since, until, 7 * 24)
     assert found.source == "hours.csv"
     assert bars_from_frame(found.frames.candles, "1h").breaks.tolist() == []
+
+
+def test_what_was_asked_for_and_is_not_there_is_said() -> None:
+    run = run_of(frame=walk(300))
+    day = timedelta(days=1)
+    assert shortage(run) == shortage(replace(run, asked_from=run.used_from, asked_to=run.used_to)) == ""
+    assert shortage(replace(run, asked_from=run.used_from - day / 48, asked_to=run.used_to + day / 48)) == ""
+    assert shortage(replace(run, asked_from=run.used_from - day, asked_to=run.used_to + day / 24)) == (
+        "Not all that was asked for is there: the candles begin only at 2023-01-01 00:00, not at 2022-12-31 00:00, and "
+        "end at 2023-01-13 12:00 already, not at 2023-01-13 13:00."
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,15 @@ from trader.backtest.measures import (
 )
 from trader.backtest.result import BUY, Result
 from trader.backtest.thin import thinned
-from trader.bucket.timeframe import DAY, Times
-from trader.clock import from_milliseconds
+from trader.bucket.timeframe import DAY, Timeframe, Times, timeframe_named
+from trader.clock import from_milliseconds, to_milliseconds
 
 if TYPE_CHECKING:
     from trader.backtest.load import Loaded
     from trader.backtest.settings import Settings
     from trader.strategy import Strategy
 
+LONGEST_ERROR = 2_000
 MOST_GAPS = 20
 """Gaps that are told one by one, the longest."""
 MOST_REASONS = 20
@@ -141,6 +142,21 @@ class Run:
     def name(self) -> str:
         """What it is called: the strategy's row, else the class."""
         return self.strategy or self.path.partition(":")[2]
+
+
+def shortage(run: Run) -> str:
+    """What of the range that was asked for has no candles, in a sentence; empty: it is all there."""
+    length, parts = timeframe_named(run.timeframe), []
+    if run.asked_from is not None and _later(run.used_from, run.asked_from, length):
+        parts.append(f"begin only at {run.used_from:%Y-%m-%d %H:%M}, not at {run.asked_from:%Y-%m-%d %H:%M}")
+    if run.asked_to is not None and _later(run.asked_to, run.used_to, length):
+        parts.append(f"end at {run.used_to:%Y-%m-%d %H:%M} already, not at {run.asked_to:%Y-%m-%d %H:%M}")
+    return f"Not all that was asked for is there: the candles {', and '.join(parts)}." if parts else ""
+
+
+def _later(one: datetime, other: datetime, length: Timeframe) -> bool:
+    """Whether there is room for a candle between two moments."""
+    return int(length.closes(np.array([to_milliseconds(other)]))[0]) <= to_milliseconds(one)
 
 
 def decimal(value: float) -> Decimal:
@@ -355,5 +371,5 @@ def compute(
     except SignalError as error:
         place = place_of(getattr(type(strategy), style_of(strategy)))
         said = str(error) if ".py:" in str(error) or not place else f"{error} ({place})"
-        return replace(run, error=said), None, 0
+        return replace(run, error=said.replace("\x00", "")[:LONGEST_ERROR]), None, 0
     return replace(run, warm_up=since + 1, made=made_of(result, since, run.seed)), result, since

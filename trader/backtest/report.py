@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trader.backtest.chart import MONTHS, WIDE, Line, Mark, chart
-from trader.backtest.record import Made, Point, Run
+from trader.backtest.record import Made, Point, Run, shortage
 from trader.backtest.words import NONE, WORDS, Word, gap_sentence, money, span, terms, texts, told
 from trader.errors import InputError
 
@@ -64,6 +64,7 @@ def _came_out(run: Run, made: Made) -> list[str]:
     return [
         f'<p class="verdict">{_verdict(run, made)}</p>',
         _gaps(made),
+        f'<p class="note warn">{escape(short)}</p>' if (short := shortage(run)) else "",
         _cards(made),
         _charts(run, made),
         _months(made),

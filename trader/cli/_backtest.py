@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trader import config
 from trader.backtest.load import Loaded, Named, load_candles, load_files, market_settings, named_strategy
 from trader.backtest.record import Run, began, compute
 from trader.backtest.settings import Settings, parse_settings
@@ -60,6 +61,7 @@ class Ready:
 async def _maybe(needed: bool) -> "AsyncIterator[Connection | None]":
     """A connection, where one is needed: candles of a file can be tried without any database."""
     if not needed:
+        config.load()  # it says where strategies of one's own are
         yield None
         return
     async with session() as (_, connection):

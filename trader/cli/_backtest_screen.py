@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from trader.backtest.record import Made, Run
+from trader.backtest.record import Made, Run, shortage
 from trader.backtest.words import NONE, WORDS, gap_sentence, span, terms, texts, told
 
 
@@ -29,6 +29,8 @@ def print_run(run: Run) -> None:
     ]
     _print_table(["", "this run", level, "bought and held"], rows)
     print(gap_sentence(run.made.measures))
+    if short := shortage(run):
+        print(short)
     for reason, count in run.made.refused.items():
         print(f"{count:,} orders not filled: {reason}")
     if run.made.confidence:
