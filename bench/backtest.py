@@ -1,7 +1,8 @@
 """Backtests: our engines beside the plain numpy floor, a plain Python loop and other people's engines. Rounds in turn.
 
-Examples: scripts/bench backtest; scripts/bench backtest --bars 100000 --rounds 9; scripts/bench backtest --peers VENV
-(a virtual environment of its own: pip install vectorbt backtesting)
+Examples: scripts/bench backtest; scripts/bench backtest engines --bars 100000 --rounds 9; scripts/bench backtest exact;
+scripts/bench backtest --peers VENV (a virtual environment of its own: pip install vectorbt backtesting; for the part
+exact: pip install nautilus_trader==1.221.0)
 """
 
 import argparse
@@ -16,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.backtest_exact import measure_exact
 from bench.backtest_floor import CASH, FAST, SEED, SLOW, Columns, above, numpy_floor, python_loop, walk
+from bench.ground import ground
 from bench.report import compare, header
 from trader.backtest.array import run
 from trader.backtest.bars import run_bars
@@ -35,6 +38,7 @@ LEAST = 0.2
 TASK = parse_settings({"deposit": str(int(CASH)), "fee_side": "quote"})
 STEPPED = parse_settings({"deposit": str(int(CASH)), "quantity_step": "0.00001", "price_tick": "0.01"})
 PAIRS, PAIR_BARS = 100, 100_000
+PARTS = ("engines", "pairs", "exact")
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -223,6 +227,7 @@ def _child(command: list[str]) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench backtest", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; by default all")
     parser.add_argument("--bars", type=int, action="append", help="how many bars; may be given again (100000, 1000000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison (5)")
     parser.add_argument("--peers", type=Path, help="a virtual environment with vectorbt and backtesting.py")
@@ -231,12 +236,20 @@ def main() -> None:
     if options.pairs:
         pairs(options.pairs)
         return
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+    parts, peers = options.parts or PARTS, options.peers and options.peers / "bin" / "python"
     header("backtest: SMA 10/50, all-in long/flat, next open, fee 0.1 %; seeded minute bars", f"numpy {np.__version__}")
     for number in options.bars or [100_000, 1_000_000]:
-        measure_engines(number, options.rounds)
-        if options.peers:
-            measure_peers(options.peers / "bin" / "python", number, options.rounds)
-    measure_pairs()
+        if "engines" in parts:
+            measure_engines(number, options.rounds)
+            if peers:
+                measure_peers(peers, number, options.rounds)
+    if "pairs" in parts:
+        measure_pairs()
+    if "exact" in parts:
+        with ground() as place:
+            measure_exact(place, min(options.bars or [100_000]), options.rounds, peers)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """The exact engine: what the real path makes of bars is what the array engine makes of them, to the cent."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from strategies.momentum import Momentum
 from strategies.moving_average import MovingAverage
 from strategies.sma_cross import SmaCross
 from strategies.support_resistance import SupportResistance
+from tests.plugins.postgres import with_database
 from trader.backtest import exact
 from trader.backtest.array import run
 from trader.backtest.data import Bars, bars_of
@@ -246,6 +251,57 @@ def test_the_database_is_dropped_whatever_happens(server: str) -> None:
         with pytest.raises(error):
             run_replay(server, drawn(1), settings, make)
         assert left(server) == []
+
+
+ENDLESS = """
+import sys
+import numpy as np
+from tests.simulation.test_exact import drawn
+from trader.backtest.exact import run_targets
+from trader.backtest.settings import parse_settings
+
+bars = drawn(1, 200_000)
+print("ready", flush=True)
+run_targets(sys.argv[1], bars, np.arange(len(bars)) % 2 * 1.0, parse_settings({"quantity_step": "0.001"}))
+"""
+
+
+def test_ctrl_c_drops_the_database(server: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    running = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, server], env=environment, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not trading(server):
+            assert running.poll() is None
+            assert time.monotonic() < deadline, "it never traded"
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert b"KeyboardInterrupt" in said
+    assert running.returncode != 0
+    assert left(server) == []
+
+
+def heed_ctrl_c() -> None:
+    """A test run in the background may have been started to ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def trading(server: str) -> bool:
+    """Whether an order was filled in a throw-away database."""
+    for name in left(server):
+        with psycopg.connect(with_database(server, name)) as session:
+            try:
+                found = session.execute("SELECT EXISTS (SELECT FROM fill)").fetchone()
+            except psycopg.errors.UndefinedTable:  # it is just being made
+                continue
+            if found == (True,):
+                return True
+    return False
 
 
 def test_what_a_killed_run_left_is_dropped_by_the_next(server: str) -> None:
