@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -149,13 +149,29 @@ async def _write(connection: Connection, sweep_id: int, trials: Sequence[Any], o
 
 
 async def _in_thread(work: Callable[[threading.Event], Result]) -> Result:
-    """Compute beside the loop. When this job is told to end, so is the thread, at the next trial."""
-    stop = threading.Event()
+    """Compute beside the loop. When this job is told to end, so is the thread, at the next trial. A strategy that never
+    returns holds no process up: nobody waits for the thread.
+    """
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    told: asyncio.Future[Result] = loop.create_future()
+
+    def tell(result: Result | None, error: BaseException | None) -> None:
+        if not told.done():
+            told.set_exception(error) if error else told.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        try:
+            result, error = work(stop), None
+        except BaseException as raised:
+            result, error = None, raised
+        with suppress(RuntimeError):  # the loop has ended: nobody wants to know
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="sweep", daemon=True).start()
     try:
-        return await asyncio.to_thread(work, stop)
-    except asyncio.CancelledError:
+        return await told
+    finally:
         stop.set()
-        raise
 
 
 @asynccontextmanager
