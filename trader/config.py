@@ -7,6 +7,7 @@ imports this module, so it imports nothing slow.
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,18 +64,25 @@ class Settings:
     """The processes that the watchdog keeps alive."""
     cache_mb: int = DEFAULT_CACHE_MB
     """Megabytes that copies of candles may take under `home`; 0: no copies are kept."""
+    strategies: Path | None = None
+    """A directory with strategies of one's own; None: those of the project, and what Python finds by itself."""
 
 
 def load(environ: MutableMapping[str, str] | None = None, project: Path = PROJECT) -> Settings:
     """Read the settings; ConfigError names the variable, its value and what is allowed.
 
     Values found in `.env` files are put into `environ` (the process's own if not given), so that credentials are found
-    there by name and child processes inherit them.
+    there by name and child processes inherit them. The process's own settings put their directory of strategies on the
+    import path, behind all else: no file there takes the place of a library.
     """
+    own = environ is None
     environ = os.environ if environ is None else environ
     _add_missing(environ, project / ".env")
     home = _home(environ)
     _add_missing(environ, home / ".env")
+    strategies = strategies_folder(environ)
+    if own and strategies is not None and str(strategies) not in sys.path:
+        sys.path.append(str(strategies))
     return Settings(
         home=home,
         project=project,
@@ -83,6 +91,7 @@ def load(environ: MutableMapping[str, str] | None = None, project: Path = PROJEC
         allow_live=_flag(environ, "TALLYDESK_ALLOW_LIVE"),
         tick=_tick(environ),
         cache_mb=_cache_mb(environ),
+        strategies=strategies,
         address=environ.get("TALLYDESK_ADDRESS", "").strip() or DEFAULT_ADDRESS,
         roles=tuple(parse_roles(environ.get("TALLYDESK_ROLES", DEFAULT_ROLES), _machine(environ))),
     )
@@ -151,6 +160,19 @@ def _home(environ: MutableMapping[str, str]) -> Path:
     if not path.is_absolute():
         raise ConfigError(
             f"TALLYDESK_HOME is {given!r}: an absolute path is needed, such as /srv/tallydesk or ~/tallydesk"
+        )
+    return path
+
+
+def strategies_folder(environ: MutableMapping[str, str]) -> Path | None:
+    """The directory that TALLYDESK_STRATEGIES names, there or not: what trades can do without it."""
+    given = environ.get("TALLYDESK_STRATEGIES", "").strip()
+    if not given:
+        return None
+    path = Path(given).expanduser()
+    if not path.is_absolute():
+        raise ConfigError(
+            f"TALLYDESK_STRATEGIES is {given!r}: an absolute path is needed, such as /srv/strategies or ~/strategies"
         )
     return path
 

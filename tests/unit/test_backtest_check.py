@@ -316,8 +316,8 @@ def test_one_that_stops_on_a_part_is_caught(strategy: Strategy[Any], text: str) 
     assert text in finding.text
 
 
-def test_what_it_raises_on_all_candles_is_passed_on() -> None:
-    with pytest.raises(ValueError, match="five hundred"):
+def test_what_it_raises_on_all_candles_is_told_with_its_line() -> None:
+    with pytest.raises(SignalError, match=r"signal: ValueError: .*five hundred.* \(.*test_backtest_check\.py:\d+\)"):
         check(Fragile(CROSS), walk(499))
     with pytest.raises(SignalError, match="is nan"):
         check(Unfinished(CROSS), walk(499))

@@ -25,6 +25,7 @@ from trader.strategy import (
     evaluate,
     find_class,
     load,
+    needed,
 )
 
 SMA = "strategies.sma_cross:SmaCross"
@@ -107,6 +108,41 @@ def test_wrong_parameters_are_named_with_what_is_allowed(params: dict[str, objec
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("warm_up = 1", "it has neither signal nor on_bucket"),
+        ("warm_up = 1; signal = on_bucket = lambda *_: None", "it has both signal and on_bucket: one of them decides"),
+    ],
+)
+def test_a_class_has_one_of_two_styles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    name = f"styled_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"from trader.strategy import Strategy\nclass Mine(Strategy):\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load(f"{name}:Mine")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def __init__(self, params): 1 / 0", r"Mine cannot be made: ZeroDivisionError: .*\.py:4\)"),
+        ("def __init__(self): pass", r"Mine cannot be made: TypeError: "),
+    ],
+)
+def test_what_a_constructor_raises_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    name = f"built_{abs(hash(body))}"
+    head = "from trader.strategy import Strategy\nclass Mine(Strategy):\n    warm_up = 1; signal = lambda *_: None\n"
+    (tmp_path / f"{name}.py").write_text(f"{head}    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SignalError, match=message):
+        load(f"{name}:Mine")
+
+
 def test_parameters_that_are_not_finite_are_refused() -> None:
     with pytest.raises(InputError, match="jump is nan: a number, at least 1, at most 1000"):
         load("strategies.momentum:Momentum", {"jump": float("nan")})
@@ -155,6 +191,16 @@ class Plain(Strategy):  # type: ignore[type-arg]
     def signal(self, candles: pd.DataFrame) -> pd.Series:
         candles["close"] = 0.0  # its own copy
         return pd.Series(True, index=candles.index)
+
+
+def test_a_warm_up_that_raises_is_told_with_its_line() -> None:
+    class Wrong(Plain):
+        @property
+        def warm_up(self) -> int:
+            return int("many")
+
+    with pytest.raises(SignalError, match=r"warm_up: ValueError: invalid literal .* \(.*test_strategy\.py:\d+\)"):
+        needed(Wrong())
 
 
 def given(*values: float | None, warm_up: int = 1) -> Given:

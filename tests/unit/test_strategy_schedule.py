@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from trader.errors import InputError
-from trader.strategy import held_between, is_due, parse_schedule, scheduled
+from trader.strategy import is_due, parse_schedule, scheduled
 
 
 def moment(text: str) -> datetime:
@@ -71,9 +71,3 @@ def test_after_a_downtime_it_is_due_once() -> None:
     assert not is_due("day", moment("2024-01-04T13:00"), moment("2024-01-04T14:00"))
     assert not is_due("day", None, moment("2024-01-04T14:00"))
     assert is_due("day", None, moment("2024-01-04T00:00"))
-
-
-def test_targets_hold_between_decisions() -> None:
-    targets = np.array([1.0, 0, 1, 1, 0, 0])
-    assert held_between(targets, np.array([False, True, True, False, False, True])).tolist() == [0, 0, 1, 1, 1, 0]
-    assert held_between(targets[:0], np.zeros(0, dtype=bool)).tolist() == []

@@ -56,7 +56,8 @@ def backtest(strategy: Strategy[Any], frames: Frames, settings: Settings, schedu
     table = indicators_of(strategy, frames.candles, frames.inputs)
     columns = {str(name): table[name].to_numpy() for name in table.columns}
     decides = None if when == "bucket" else scheduled(bars.time, when)
-    return run_bars(bars, _told(strategy), settings, first + 1, columns, decides, needed(strategy))
+    on_bucket = told(strategy.on_bucket, type(strategy).__module__)
+    return run_bars(bars, on_bucket, settings, first + 1, columns, decides, needed(strategy))
 
 
 def _signal(
@@ -75,18 +76,17 @@ def _signal(
     return run_bars(bars, follow, settings, first + 1, decides=scheduled(bars.time, when))
 
 
-def _told(strategy: Strategy[Any]) -> OnBucket:
-    """Its on_bucket; what it raises becomes a SignalError that names the candle, the file and the line."""
-    on_bucket, module = strategy.on_bucket, type(strategy).__module__
+def told(on_bucket: OnBucket, module: str) -> OnBucket:
+    """An on_bucket of `module`; what it raises becomes a SignalError that names the candle, the file and the line."""
 
-    def told(context: Context) -> float | None:
+    def telling_on_bucket(context: Context) -> float | None:
         try:
             return on_bucket(context)
         except (Exception, SystemExit):
             with telling(f"on_bucket at {context.time:%Y-%m-%d %H:%M:%S}", module):
                 raise
 
-    return told
+    return telling_on_bucket
 
 
 def check_inputs(strategy: Strategy[Any], frames: Frames) -> None:

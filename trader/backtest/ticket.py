@@ -1,5 +1,6 @@
 """What a strategy that looks at every bar sees, and the orders that it leaves."""
 
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from numbers import Real
@@ -174,6 +175,15 @@ class Context:
         if column not in self._columns:
             raise InputError(f"window: no column {column!r}; there is {', '.join(self._columns)}")
         raise InputError(f"window of {n!r} candles: a whole number from 1 to its warm-up, {self.longest}, is needed")
+
+    def show(self, bars: Bars, indicators: Mapping[str, Floats]) -> None:
+        """Show the bar at `index`. A run over all bars does the same by itself, quicker."""
+        at = self.index
+        self.milliseconds = int(bars.time[at])
+        self.open, self.high, self.low, self.close = (float(getattr(bars, name)[at]) for name in PRICES)
+        self.volume = float(bars.volume[at])
+        row = namedtuple("Now", indicators)  # type: ignore[misc]  # its fields are the strategy's
+        self.now = row(*(float(column[at]) for column in indicators.values()))
 
     def buy(self, *, quantity: float | None = None, limit: float | None = None, stop: float | None = None) -> Ticket:
         """Buy at the market, at a limit, above a stop, or at a limit above a stop; the stake, or `quantity` of base."""

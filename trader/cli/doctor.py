@@ -76,6 +76,7 @@ def doctor() -> None:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything, in the order in which things depend on each other."""
     yield _disk(settings)
+    yield from _folder(settings)
     yield from _secrets(settings)
     connection = _connect(settings)
     if isinstance(connection, Finding):
@@ -115,6 +116,13 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         except OSError:  # not there: `config.load` has read every one that is
             continue
         yield Finding(not mode & 0o077, f"{path} has mode {mode:04o}", f"Others can open it. Run: chmod 600 {path}")
+
+
+def _folder(settings: Settings) -> Iterator[Finding]:
+    """The directory of one's own strategies, if the settings name one."""
+    if settings.strategies is not None:
+        text, remedy = f"own strategies are in {settings.strategies}", "There is no such directory: make it, or mend"
+        yield Finding(settings.strategies.is_dir(), text, f"{remedy} TALLYDESK_STRATEGIES in the environment or .env")
 
 
 def _disk(settings: Settings) -> Finding:

@@ -1,4 +1,4 @@
-"""`tallydesk strategy`: add, list and switch strategies."""
+"""`tallydesk strategy`: make, add, list and switch strategies."""
 
 import asyncio
 import json
@@ -90,6 +90,27 @@ def add(
         print(f"no row of bucket_feed keeps the {timeframe} candles of {market} up to date yet: it waits for one")
 
 
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Of its file: small letters, digits and _.")],
+    style: Annotated[
+        str, typer.Option(help="signal: a target for each candle; on_bucket: called at each, with orders and memory.")
+    ] = "signal",
+) -> None:
+    """Write a strategy that works, and a test that passes, to begin with. Nothing is written over.
+
+    They go into the directory that TALLYDESK_STRATEGIES names, else into strategies/ and tests/unit/ of the checkout.
+
+    Example: tallydesk strategy new my_cross --style on_bucket
+    """
+    from trader.cli._new_strategy import make
+
+    made = make(name, style, config.load())
+    print(f"wrote {made.strategy}, which is --class {made.class_}")
+    how = "scripts/test" if made.class_.startswith("strategies.") else "scripts/python -m pytest"
+    print(f"and its test; run it with: {how} {made.test}")
+
+
 @app.command("list")
 def list_() -> None:
     """Show the strategies with what they last wanted and why they last failed.
@@ -146,6 +167,7 @@ def _check_class(class_: str | None, params: str, market: str | None, timeframe:
 
     from trader.strategy import load
 
+    config.load()  # it puts the directory of one's own strategies on the import path
     load(class_, given)
     return given
 

@@ -31,7 +31,7 @@ from trader.strategy.input import Input, at, cut
 from trader.strategy.kit import P, Strategy, Style, style_of, styles_of
 from trader.strategy.params import Params, Range, describe_params, param, parse_params, search_space
 from trader.strategy.reach import EXTRA, Reach, reach_of
-from trader.strategy.schedule import Schedule, held_between, is_due, parse_schedule, scheduled
+from trader.strategy.schedule import Schedule, is_due, parse_schedule, scheduled
 from trader.strategy.state import dump_state
 
 __all__ = [
@@ -71,7 +71,6 @@ __all__ = [
     "find_class",
     "first_candle",
     "gap_policy",
-    "held_between",
     "indicators_of",
     "inputs_of",
     "is_due",

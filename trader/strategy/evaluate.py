@@ -24,7 +24,9 @@ COLUMNS = ("open", "high", "low", "close", "volume")
 
 def needed(strategy: Strategy[Any]) -> int:
     """Its warm-up; SignalError if that is no number of candles."""
-    return _number_of_candles("warm_up", strategy.warm_up)
+    with telling("warm_up", type(strategy).__module__):
+        given = strategy.warm_up
+    return _number_of_candles("warm_up", given)
 
 
 def _number_of_candles(what: str, given: object) -> int:

@@ -2,14 +2,16 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, TypeGuard
 
+from trader.config import strategies_folder
 from trader.errors import InputError
-from trader.strategy.error import describe
+from trader.strategy.error import describe, telling
 from trader.strategy.kit import Strategy, styles_of
 from trader.strategy.params import parse_params
 
@@ -18,10 +20,12 @@ def load(path: str, params: Mapping[str, Any] | None = None) -> Strategy[Any]:
     """The strategy that `module:Class` names, with `params` over its defaults.
 
     Raises InputError: no such module or class, a module that cannot be imported, an unknown parameter or a value out of
-    bounds. The message lists what there is. What the class's own constructor raises is passed on.
+    bounds. The message lists what there is. SignalError: the class's own constructor raised.
     """
     found = find_class(path)
-    return found(parse_params(found, params or {}))
+    given = parse_params(found, params or {})
+    with telling(f"{found.__name__} cannot be made", found.__module__):
+        return found(given)
 
 
 def find_class(path: str) -> type[Strategy[Any]]:
@@ -59,9 +63,15 @@ def _remedy(name: str) -> str:
     names = sorted(module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", [])))
     if parent and names:
         return f"{parent.__name__} has {', '.join(names)}"
+    folder = strategies_folder(os.environ)
+    if folder is not None and not folder.is_dir():
+        return f"TALLYDESK_STRATEGIES is {folder}, and there is no such directory"
+    if folder is not None:
+        there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith(("_", "test_")))
+        return f"{folder} (TALLYDESK_STRATEGIES) has {', '.join(there) or 'none'}"
     return (
-        f"a file in the checkout's strategies/ is named as strategies.{name}:Class, one elsewhere needs its directory "
-        "on PYTHONPATH, in the environment of this command and of the workers"
+        f"a file in the checkout's strategies/ is named as strategies.{name}:Class; one elsewhere needs its directory "
+        "in TALLYDESK_STRATEGIES (in .env), or on PYTHONPATH of this command and of the workers"
     )
 
 

@@ -62,9 +62,3 @@ def milliseconds(index: "DatetimeIndex") -> NDArray[np.int64]:
     """The times of an index, in milliseconds since the Unix epoch."""
     naive = index.tz_convert("UTC").tz_localize(None) if index.tz is not None else index
     return naive.to_numpy().astype("datetime64[ms]").astype(np.int64)
-
-
-def held_between(targets: NDArray[np.float64], decided: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Targets of which only those at candles decided on count: each holds until the next, 0 before the first."""
-    last = np.maximum.accumulate(np.where(decided, np.arange(len(targets)), -1)) if len(targets) else decided
-    return np.where(last >= 0, targets[np.maximum(last, 0)], 0.0) if len(targets) else targets
