@@ -1,11 +1,11 @@
 """`tallydesk sweep` as a person types it: what is wrong is said in a sentence, and Ctrl-C loses nothing."""
 
 import os
+import pty
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from tests.plugins.simulator import ROOT
 
 pytestmark = pytest.mark.any_server
 
-Cli = Callable[..., subprocess.CompletedProcess[str]]
 SEED = """
 INSERT INTO asset (code) VALUES ('BTC'), ('USDT');
 INSERT INTO exchange (name, ccxt_id) VALUES ('binance', 'binance');
@@ -56,12 +55,13 @@ def environment(database: str, tmp_path: Path, connection: psycopg.Connection) -
     connection.execute(SEED)
     (tmp_path / "holds.py").write_text(HOLDS)
     return os.environ | {
-        "PYTHONPATH": f"{ROOT}:{tmp_path}", "DATABASE_URL": database, "TALLYDESK_HOME": str(tmp_path), "COLUMNS": "160",
+        "PYTHONPATH": str(ROOT), "DATABASE_URL": database, "TALLYDESK_HOME": str(tmp_path), "COLUMNS": "160",
+        "TALLYDESK_STRATEGIES": str(tmp_path),
     }  # fmt: skip
 
 
 def test_what_is_wrong_is_said_in_a_sentence(environment: dict[str, str]) -> None:
-    run = partial(_nursery.run, "trader.cli.main", environment=environment | {"PYTHONPATH": str(ROOT)})
+    run = partial(_nursery.run, "trader.cli.main", environment=environment)
     sma = ("sweep", "strategies.sma_cross:SmaCross", *COMMON)
     for arguments, problem in (
         (sma, "no worker is running: start the desk (tallydesk up), or give this sweep workers of its own"),
@@ -84,28 +84,38 @@ def test_what_is_wrong_is_said_in_a_sentence(environment: dict[str, str]) -> Non
 def test_ctrl_c_stops_a_sweep_and_resume_ends_it(
     environment: dict[str, str], tmp_path: Path, connection: psycopg.Connection
 ) -> None:
-    command = [sys.executable, "-m", "trader.cli.main", "sweep"]
-    run = partial(
-        subprocess.Popen, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with run([*command, "holds:Holds", *COMMON, "--chunk", "2", "--workers-here", "1"]) as first:
-        until(lambda: (tmp_path / "here").exists())
-        first.send_signal(signal.SIGINT)
-        (tmp_path / "go").touch()
-        said, errors = first.communicate(timeout=60)
-        assert (first.returncode, said) == (130, "sweep 1: 8 sets to try\n")
-        assert "sweep 1 is stopped: tallydesk sweep resume 1 goes on" in errors
+    terminal, inside = pty.openpty()
+    arguments = ["sweep", "holds:Holds", *COMMON, "--chunk", "2", "--workers-here", "1"]
+    with (tmp_path / "said").open("w+") as output:
+        first = _nursery.start("trader.cli.main", arguments, environment | {"TERM": "xterm"}, output, inside)
+        try:
+            os.close(inside)
+            until(lambda: (tmp_path / "here").exists())
+            seen = ""
+            while "4/8" not in seen:
+                seen += os.read(terminal, 4096).decode()
+            first.send_signal(signal.SIGINT)
+            (tmp_path / "go").touch()
+            assert first.wait(60) == 130
+        finally:
+            first.kill()
+        assert "best" in seen
+        assert (tmp_path / "said").read_text() == "sweep 1: 8 sets to try\n"
+    with suppress(OSError):  # the other end is closed, and all is read
+        while more := os.read(terminal, 4096):
+            seen += more.decode()
+    os.close(terminal)
+    assert "sweep 1 is stopped: tallydesk sweep resume 1 goes on" in seen
     row = connection.execute("SELECT state, done FROM sweeps").fetchone()
     assert row is not None
     assert row[0] == "stopped"
     assert 4 <= row[1] < 8
-    with run([*command, "resume", "1", "--workers-here", "1", "--best", "2"]) as second:
-        said, errors = second.communicate(timeout=60)
-        assert second.returncode == 0, errors
-        assert "done, 8 of 8 trials done, 0 failed, 0 sets skipped" in said
-        assert "deflated Sharpe of the best" in said
-    again = _nursery.run("trader.cli.main", "sweep", "resume", "1", "--workers-here", "1", environment=environment)
-    assert again.stderr == "tallydesk: sweep 1 is done: there is nothing to resume\n"
+    run = partial(_nursery.run, "trader.cli.main", "sweep", "resume", "1", "--workers-here", "1")
+    second = run("--best", "2", environment=environment)
+    assert second.returncode == 0, second.stderr
+    assert "done, 8 of 8 trials done, 0 failed, 0 sets skipped" in second.stdout
+    assert "deflated Sharpe of the best" in second.stdout
+    assert run(environment=environment).stderr == "tallydesk: sweep 1 is done: there is nothing to resume\n"
 
 
 def until(ready: Callable[[], bool]) -> None:
