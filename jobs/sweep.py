@@ -12,11 +12,10 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psycopg
 from procrastinate import App, JobContext
 from psycopg.types.json import Jsonb
 
@@ -27,7 +26,7 @@ from trader.backtest.sweep import write_generation
 from trader.backtest.sweep_end import Tested, check_outcome, choose, run_tests, write_end
 from trader.backtest.sweep_row import Candles, load_folds, load_sweep, positions, search_of, task_of
 from trader.backtest.trial import Outcome, Task, try_set
-from trader.db import Connection, fetch_all, first_line
+from trader.db import LOST_CONNECTION, Connection, fetch_all
 from trader.errors import InputError, TallydeskError
 from trader.strategy import describe
 
@@ -140,7 +139,7 @@ async def _write(connection: Connection, sweep_id: int, trials: Sequence[Any], o
             "state": "failed" if outcome.error else "done",
             "value": outcome.value,
             "measures": None if outcome.measures is None else Jsonb(outcome.measures),
-            "error": outcome.error,
+            "error": outcome.error and _storable(outcome.error),
         }
         for trial, outcome in zip(trials, outcomes, strict=True)
     ]
@@ -149,13 +148,29 @@ async def _write(connection: Connection, sweep_id: int, trials: Sequence[Any], o
 
 
 async def _in_thread(work: Callable[[threading.Event], Result]) -> Result:
-    """Compute beside the loop. When this job is told to end, so is the thread, at the next trial."""
-    stop = threading.Event()
+    """Compute beside the loop. When this job is told to end, so is the thread, at the next trial. A strategy that never
+    returns holds no process up: nobody waits for the thread.
+    """
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    told: asyncio.Future[Result] = loop.create_future()
+
+    def tell(result: Result | None, error: BaseException | None) -> None:
+        if not told.done():
+            told.set_exception(error) if error else told.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        try:
+            result, error = work(stop), None
+        except BaseException as raised:
+            result, error = None, raised
+        with suppress(RuntimeError):  # the loop has ended: nobody wants to know
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="sweep", daemon=True).start()
     try:
-        return await asyncio.to_thread(work, stop)
-    except asyncio.CancelledError:
+        return await told
+    finally:
         stop.set()
-        raise
 
 
 @asynccontextmanager
@@ -163,12 +178,17 @@ async def _blaming(connection: Connection, sweep_id: int) -> "AsyncIterator[None
     """What cannot be mended by another try ends the sweep, with the reason in its row."""
     try:
         yield
-    except psycopg.Error:
-        raise  # of the database: the next tick tries again
+    except LOST_CONNECTION:
+        raise  # the next tick tries again
     except Exception as error:
         text = str(error) if isinstance(error, TallydeskError) else describe(error)
-        await connection.execute(FAIL, [first_line(Exception(text)), sweep_id])
+        await connection.execute(FAIL, [_storable(text), sweep_id])
         raise
+
+
+def _storable(text: str) -> str:
+    """What a strategy raised may hold what no text of PostgreSQL can."""
+    return text.replace("\0", "\\0").encode(errors="replace").decode()
 
 
 async def advance(job: JobContext, sweep_id: int) -> None:

@@ -19,6 +19,7 @@ from jobs.maintenance import rescue_stalled
 from jobs.sweep import DEFER_DUE, DUE
 from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
+from trader import migrate
 from trader.backtest.sweep import Made, Plan, make_sweep
 from trader.backtest.trial import measure_names
 from trader.bucket import Candles, timeframe_named, write_buckets
@@ -63,7 +64,7 @@ class Odd(Strategy[OddParams]):
             while not Path(held, "go").exists():
                 time.sleep(0.02)
         if self.params.n == 17:
-            raise ValueError("seventeen is too much")
+            raise ValueError("seventeen is too much\\0")
         if self.params.n == 19:
             return Series(2.0, index=candles.index)
         place = (candles.index.asi8 // 10**9 // 3600) if candles.index.unit == "ns" else candles.index.asi8 // 3600000
@@ -171,7 +172,7 @@ async def test_a_trial_that_raises_is_a_row_with_its_error(database: str, db: Co
     assert (done.state, done.done, done.failed) == ("done", 5, 2)
     rows = await fetch_all(db, "SELECT params, state::text, value, error FROM sweep_trial ORDER BY number")
     assert [row.state for row in rows] == ["done", "failed", "done", "failed", "done"]
-    assert "ValueError: seventeen is too much" in rows[1].error
+    assert "ValueError: seventeen is too much\\0" in rows[1].error
     assert f"{odd.partition(':')[0]}.py:" in rows[1].error
     assert "2.0: from -1 to 1 is allowed" in rows[3].error
     done = await run(database, db, plan(odd, space={"n": "17,19"}))
@@ -192,40 +193,40 @@ async def test_walk_forward_by_a_sampler_in_two_processes_one_killed_is_as_by_on
     assert (await fetch_one(db, "SELECT count(*) AS many FROM sweep_trial WHERE params->>'n' = '13'")).many > 0
     made = await make(db, asked)
     environment = os.environ | {
-        "PYTHONPATH": f"{ROOT}:{tmp_path}", "DATABASE_URL": database, "TALLYDESK_HOME": str(tmp_path),
-        "TALLYDESK_CACHE_MB": "0", "HELD": str(tmp_path),
+        "PYTHONPATH": str(ROOT), "TALLYDESK_STRATEGIES": str(tmp_path), "DATABASE_URL": database,
+        "TALLYDESK_HOME": str(tmp_path), "TALLYDESK_CACHE_MB": "0", "HELD": str(tmp_path),
     }  # fmt: skip
     log = (tmp_path / "workers.log").open("wb")
-    processes: dict[int, Any] = {}
+    processes: list[tuple[Any, set[int]]] = []
     try:
-        for _ in range(2):
-            process = _nursery.start("trader.cli.main", ["sweep", "worker"], environment, log, log)
-            processes[await newest_worker(db, set(processes))] = process
+        for command, queues in ((["sweep", "worker"], 1), (["run", "worker"], 2)):
+            process = _nursery.start("trader.cli.main", command, environment, log, log)
+            processes += [(process, await newest_workers(db, processes, queues))]
         await db.execute(DEFER_DUE, DUE)
         await until(db, lambda: [*tmp_path.glob("held.*")], tmp_path)
-        [(number, victim), *_] = [one for one in processes.items() if (tmp_path / f"held.{one[1].pid}").exists()]
+        [(victim, its), *_] = [one for one in processes if (tmp_path / f"held.{one[0].pid}").exists()]
         victim.kill()
         victim.wait(20)
         (tmp_path / "go").touch()
         # What happens after twenty seconds in which it did not beat.
-        await db.execute("DELETE FROM procrastinate_workers WHERE id = %s", [number])
+        await db.execute("DELETE FROM procrastinate_workers WHERE id = ANY(%s)", [list(its)])
         assert await rescue_stalled(db) >= 1
         await until(db, lambda: False, tmp_path, made.id)
     finally:
-        for process in processes.values():
+        for process, _ in processes:
             process.kill()
             process.wait(20)
         log.close()
     assert await results(db, made.id) == await results(db, alone.id)
 
 
-async def newest_worker(db: Connection, known: set[int]) -> int:
-    """The number under which the queue knows a worker that was just started."""
-    end = time.monotonic() + 60
+async def newest_workers(db: Connection, known: list[tuple[Any, set[int]]], queues: int) -> set[int]:
+    """The numbers under which the queues know a worker that was just started."""
+    end, before = time.monotonic() + 60, set[int]().union(*(its for _, its in known))
     while True:
-        for row in await fetch_all(db, "SELECT id FROM procrastinate_workers"):
-            if row.id not in known:
-                return int(row.id)
+        found = {row.id for row in await fetch_all(db, "SELECT id FROM procrastinate_workers")} - before
+        if len(found) == queues:
+            return found
         assert time.monotonic() < end
         await asyncio.sleep(0.05)
 
@@ -300,6 +301,53 @@ async def test_other_candles_or_another_file_end_a_sweep(
     await db.execute(DEFER_DUE, DUE)
     assert (await fetch_one(db, "SELECT count(*) AS todo FROM procrastinate_jobs WHERE status = 'todo'")).todo == 0
     assert first.id != second.id
+
+
+DAILY = '''
+from pandas import Series
+from trader.strategy import Input, Params, Strategy, at, param
+
+class DailyParams(Params):
+    n: int = param(2, ge=1, le=9, search=(1, 4))
+
+class Daily(Strategy[DailyParams]):
+    """In above the mean of the last n days."""
+    warm_up = 1
+
+    @property
+    def inputs(self):
+        return {"days": Input(timeframe="1d", warm_up=self.params.n)}
+
+    def signal(self, candles, days):
+        return (candles["close"] > at(days["close"].rolling(self.params.n).mean(), candles.index)) * 1.0
+'''
+
+
+async def test_a_strategy_that_looks_at_other_candles_is_searched_by_its_own_ranges(
+    database: str, db: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "daily_looker.py").write_text(DAILY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "daily_looker", raising=False)
+    days = 100 + np.arange(25) % 5.0
+    opens = START + 24 * HOUR * np.arange(25, dtype=np.int64)
+    candles = Candles(opens, days, days + 1, days - 1, days, np.ones(25))
+    await write_buckets(db, 1, timeframe_named("1d"), candles, "imported")
+    done = await run(database, db, plan("daily_looker:Daily", folds=2, train=2))
+    assert (done.state, done.done, done.failed, done.error) == ("done", 8, 0, None)
+    trades = await fetch_all(db, "SELECT DISTINCT in_sample->>'trades' AS many FROM sweep_trial WHERE fold = 1")
+    assert len(trades) > 1
+
+
+async def test_the_way_back_takes_the_jobs_along(database: str, db: Connection) -> None:
+    await make(db, plan(space={"fast": "2..4", "slow": "10,20"}))
+    await db.execute(DEFER_DUE, DUE)
+    before = migrate.revisions()[migrate.revisions().index("0025_sweep") - 1]
+    await asyncio.to_thread(migrate.downgrade, database, before)
+    assert (await fetch_one(db, "SELECT count(*) AS jobs FROM procrastinate_jobs")).jobs == 0
+    assert (await fetch_one(db, "SELECT to_regclass('sweep') AS found")).found is None
+    await asyncio.to_thread(migrate.upgrade, database)
+    assert (await make(db, plan(space={"fast": "2..4", "slow": "10,20"}))).trials == 6
 
 
 async def test_a_chunk_that_kills_its_workers_is_given_up(database: str, db: Connection, odd: str) -> None:

@@ -97,8 +97,11 @@ def measure_names() -> tuple[str, ...]:
 
 def candle_digest(frame: "DataFrame") -> str:
     """A hash of candles: another if one number or time is another."""
+    import pandas as pd  # slow to import
+
     found = hashlib.blake2b(digest_size=16)
-    found.update(frame.index.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[ms]").tobytes())
+    times = pd.DatetimeIndex(frame.index).tz_convert("UTC").tz_localize(None)
+    found.update(times.to_numpy().astype("datetime64[ms]").tobytes())
     for name in ("open", "high", "low", "close", "volume"):
         found.update(frame[name].to_numpy(dtype="float64").tobytes())
     return found.hexdigest()
