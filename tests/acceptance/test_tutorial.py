@@ -91,7 +91,9 @@ def market(terminals: Terminals) -> Iterator[str]:
 
 
 def tidy(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.replace(str(Path.home()), "~").strip().splitlines())
+    """Without the progress of a sweep, which is told every few seconds."""
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    return "\n".join(line for line in lines if not re.match(r"sweep \d+: \d+ of \d+", line))
 
 
 def test_the_tutorial_goes_as_it_is_written(terminals: Terminals, market: str) -> None:
@@ -130,7 +132,7 @@ def test_the_cheat_of_the_tutorial_is_caught(tmp_path: Path) -> None:
     """What the page says one may try: the mean of all candles, those to come included."""
     (code,) = (block for kind, block, _ in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if kind == "python")
     (tmp_path / "cheat.py").write_text(code.replace("window.mean()", "close.mean()"), encoding="utf-8")
-    rows = "".join(f"{1700000000000 + 3600000 * n},1,2,0.5,{1 + (n * 7919 % 101) / 101},1\n" for n in range(3_000))
+    rows = "".join(f"{1700002800000 + 3600000 * n},1,2,0.5,{1 + (n * 7919 % 101) / 101},1\n" for n in range(3_000))
     (tmp_path / "hours.csv").write_text("time_open_ms,open,high,low,close,volume\n" + rows, encoding="utf-8")
     command = ["backtest", "check", "cheat:Reversal", "--timeframe", "1h", "--file", str(tmp_path / "hours.csv")]
     done = subprocess.run(
