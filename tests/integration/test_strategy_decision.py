@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
+from random import Random
 
 import psycopg
 import pytest
@@ -14,12 +17,18 @@ from jobs import maintenance
 from jobs.app import Context, build_app, defer_in
 from jobs.strategy import defer_runs, run, sweep
 from tests.plugins.live import START, WORKER, Live
-from trader.config import Settings
+from trader.backtest.result import BUY
+from trader.backtest.run import Frames, backtest
+from trader.backtest.settings import Settings
+from trader.bucket import read_buckets
+from trader.config import Settings as Configuration
 from trader.db import connect, open_pool
+from trader.strategy import load
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "strategies.md").read_text()
 CLASSES = '''
 import time
 
@@ -47,6 +56,15 @@ class Above(Strategy[Level]):
 
 class Slow(Follow):
     warm_up = 3
+
+
+class Wave(Strategy):
+    """In while the close is above the mean of three; gaps do not matter to it."""
+    warm_up = 3
+    gaps = "any"
+
+    def signal(self, candles):
+        return (candles["close"] > candles["close"].rolling(3).mean()).astype(float)
 
 
 class Raising(Follow):
@@ -315,6 +333,46 @@ async def test_a_scheduled_moment_is_not_spent_on_an_old_candle(live: Live) -> N
     assert (made.bucket_time, made.action, made.previous) == (now, "none" if late else "buy", float(late))
 
 
+@pytest.mark.parametrize(("schedule", "least"), [("bucket", 40), ("hour", 15), ("day", 3)])
+async def test_the_same_candles_give_the_same_orders_as_a_backtest(live: Live, schedule: str, least: int) -> None:
+    span, draw = (timedelta(hours=2), Random(7)) if schedule == "day" else (timedelta(minutes=15), Random(7))
+    frame = int(span.total_seconds() // 60)
+    await live.add("Wave", timeframe=frame, schedule=schedule, deposit=100_000)
+    for step in range(300):
+        if draw.random() < 0.03:
+            continue  # nobody traded
+        price = 100 * draw.uniform(0.95, 1.05)
+        await live.put(price, first=START + step * span, span=span)
+        await live.run("Wave")
+        for order in await live.orders("Wave"):
+            if order.status == "queued":
+                await live.fill(order.id, "0.5", price)
+    made = [(row.bucket_time, row.action) for row in await live.decisions("Wave") if row.orders]
+    candles = await read_buckets(live.db, 1, frame)
+    settings = Settings(deposit=Decimal(100_000), stake=Decimal(50), stake_in_percent=False, fill="close")
+    name = "2h" if schedule == "day" else "15m"
+    result = backtest(load(f"{live.module}:Wave"), Frames(candles, name), settings, schedule)
+    sides = ["buy" if side == BUY else "sell" for side in result.fills.side.tolist()]
+    times = [candles.index[index].to_pydatetime() for index in result.fills.decided]
+    assert made == list(zip(times, sides, strict=True))
+    assert len(made) >= least
+
+
+async def test_the_statements_of_the_page_work(live: Live) -> None:
+    await live.add("Follow")
+    await live.db.execute("UPDATE strategy SET name = 'breakout'")
+    await live.put(90, 110)
+    await live.run("Follow")
+    page = PAGE.partition("## When it trades")[2]
+    blocks = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    shown = []
+    for statement in "".join(blocks).strip().removesuffix(";").split(";\n"):
+        done = await live.db.execute(statement)
+        shown.append(len(await done.fetchall()) if done.description else done.rowcount)
+    assert shown == [1, 1, 1]
+    assert (await live.row("breakout")).enabled
+
+
 async def test_only_what_is_due_is_queued(live: Live) -> None:
     number = await live.add("Follow", schedule="day")
     await live.put(*[90] * 23, first=START + HOUR)
@@ -443,7 +501,7 @@ async def _prune(live: Live, home: Path) -> None:
         open_pool(live.url, WORKER, 2) as pool,
         build_app(live.url, WORKER, [maintenance]).open_async() as app,
     ):
-        context = Context(Settings(home=home, project=home), pool)
+        context = Context(Configuration(home=home, project=home), pool)
         await app.run_worker_async(wait=False, install_signal_handlers=False, additional_context={"context": context})
     [job] = await live.all("SELECT status::text FROM procrastinate_jobs ORDER BY id DESC LIMIT 1")
     assert job.status == "succeeded"
