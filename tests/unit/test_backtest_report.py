@@ -158,8 +158,10 @@ def test_axes_have_round_values() -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     run = run_of(frame=walk(300))
-    with pytest.raises(InputError, match=r"--html is .*/nowhere/a\.html: cannot be written: No such file"):
+    with pytest.raises(InputError, match=r"--html is .*/nowhere/a\.html: there is no directory .*/nowhere$"):
         write_report(run, tmp_path / "nowhere" / "a.html")
+    with pytest.raises(InputError, match=r"--html is .*: cannot be written: Is a directory"):
+        write_report(run, tmp_path)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="NOT RUN: there is no chromium here to open the report in")

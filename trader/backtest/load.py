@@ -124,7 +124,7 @@ async def named_strategy(connection: Connection, name: str) -> Named:
             "strategies.sma_cross:SmaCross"
         )
     row = rows[0]
-    stake = {"stake": row.stake, "stake_in_percent": row.stake_unit == "%"}
+    stake = {"stake": _plain(row.stake), "stake_in_percent": row.stake_unit == "%"}
     return Named(row.name, row.path, row.params, row.market, row.timeframe, row.schedule, stake)
 
 

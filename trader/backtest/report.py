@@ -23,8 +23,15 @@ CARDS = ("return_percent", "annual_return_percent", "max_drawdown_percent", "sha
          "profit_factor", "exposure_percent")  # fmt: skip
 
 
+def check_path(path: Path) -> None:
+    """InputError: there is no such directory."""
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--html is {path}: there is no directory {path.absolute().parent}")
+
+
 def write_report(run: Run, path: Path) -> None:
     """Write the report of a run to a file. InputError if it cannot be written."""
+    check_path(path)
     try:
         path.write_text(report(run), encoding="utf-8")
     except OSError as error:

@@ -1,10 +1,14 @@
 """Backtests on the terminal: one run, several beside each other."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from trader.backtest.record import Made, Run, shortage
 from trader.backtest.words import NONE, WORDS, gap_sentence, span, terms, texts, told
+
+LONGEST_ERROR = 36
+"""Characters of an error in a list."""
 
 
 def print_run(run: Run) -> None:
@@ -78,11 +82,16 @@ def print_list(runs: Sequence[Any]) -> None:
                "gaps", "error"]  # fmt: skip
     names = ("id", "name", "market", "timeframe", "used_from", "used_to", "return_percent", "buy_and_hold_percent",
              "max_drawdown_percent", "sharpe", "trades", "gaps", "error")  # fmt: skip
-    shown = [[_day(getattr(row, name)) for name in names] for row in runs]
+    shown = [[_short(name, getattr(row, name)) for name in names] for row in runs]
     print_rows("backtests", columns, shown)
 
 
-def _day(value: Any) -> Any:
+def _short(name: str, value: Any) -> Any:
+    """A class without its module, a day, the beginning of an error: `show` has all of it."""
+    if name == "name":
+        return value.rpartition(":")[2]
+    if name == "error" and value is not None:
+        return textwrap.shorten(value, LONGEST_ERROR, placeholder="...")
     return f"{value:%Y-%m-%d}" if hasattr(value, "strftime") else value
 
 
