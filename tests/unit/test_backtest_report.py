@@ -21,7 +21,7 @@ from strategies.sma_cross import SmaCross, SmaCrossParams
 from tests.unit.test_backtest_record import STARTED, loaded, run_of, walk
 from trader.backtest.chart import moments, number, ticks
 from trader.backtest.plot import plot
-from trader.backtest.record import Point, Run, began, compute
+from trader.backtest.record import MEASURES, Point, Run, began, compute
 from trader.backtest.report import monthly, report, write_report
 from trader.backtest.result import Result
 from trader.backtest.settings import parse_settings
@@ -141,6 +141,11 @@ def test_numbers_as_people_read_them() -> None:
     assert told(kinds["days"], 3.04) == "3.0 days"
     assert told(kinds["count"], 1234) == "1,234"
     assert told(kinds["ratio"], None) == "·"
+
+
+def test_every_measure_has_its_word() -> None:
+    assert [word.name for word in WORDS if word.name not in MEASURES] == []
+    assert len(WORDS) == len(MEASURES)
 
 
 def test_axes_have_round_values() -> None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from trader.bucket.formats import Stamp
     from trader.bucket.timeframe import Timeframe
 
-__all__ = ["Loaded", "Named", "load_candles", "load_files", "market_settings", "named_strategy"]
-
 STORED = """
 SELECT t.name, r.first, r.newest
   FROM bucket_feed f

@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from trader.backtest.record import Made, Run, shortage
-from trader.backtest.words import NONE, WORDS, gap_sentence, span, terms, texts, told
+from trader.backtest.record import Run, shortage
+from trader.backtest.words import NONE, WORDS, gap_sentence, interval, of_holding, span, terms, texts, told
 
 LONGEST_ERROR = 36
 """Characters of an error in a list."""
@@ -25,8 +25,8 @@ def print_run(run: Run) -> None:
         [
             word.label,
             told(word, run.made.measures[word.name]),
-            interval(run.made, word.name),
-            _held(run.made, word.name),
+            interval(run.made.confidence, word),
+            of_holding(run.made.held, word),
         ]
         for word in WORDS
         if word.name != "buy_and_hold_percent"
@@ -48,22 +48,6 @@ def _how(run: Run) -> str:
     decides = "decides at every candle" if run.schedule == "bucket" else f"decides every {run.schedule}"
     warm_up = f" after {run.warm_up - 1:,}" if run.warm_up else ""
     return f"{decides}{warm_up}; engine {run.engine}"
-
-
-def interval(made: Made, name: str) -> str:
-    """Where a measure lies by the bootstrap; empty: it is not told of this one."""
-    if made.confidence is None or name not in made.confidence:
-        return ""
-    low, high = made.confidence[name]
-    unit, digits = (" %", 1) if name.endswith("percent") else ("", 2)
-    return f"{low:,.{digits}f} to {high:,.{digits}f}{unit}"
-
-
-def _held(made: Made, name: str) -> str:
-    """The same measure of buying once and holding; empty: it is none of that."""
-    if made.held is None or name not in made.held:
-        return ""
-    return told(next(word for word in WORDS if word.name == name), made.held[name])
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
