@@ -36,7 +36,7 @@ def print_run(run: Run) -> None:
     if short := shortage(run):
         print(short)
     for reason, count in run.made.refused.items():
-        print(f"{count:,} orders not filled: {reason}")
+        print(f"{count:,} order{'s' * (count != 1)} not filled: {reason}")
     if run.made.confidence:
         lost, draws = run.made.confidence["loss_percent"], run.made.confidence["draws"]
         print(f"{lost:.0f} of 100 histories drawn from its days lose money ({draws:,} draws, seed {run.seed})")
