@@ -1,4 +1,4 @@
-"""Backtests are rows: what was run on which candles by which code, its trades, its equity, and views to compare them."""
+"""Backtests are rows: what was run on which candles by which code, its trades and equity, and views to compare them."""
 
 from trader.migrate import backward, forward
 
