@@ -1,5 +1,6 @@
 """What is kept of a run: its fills, the closes that matter, hashes of what it was made of, and why it failed."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -144,6 +145,15 @@ def test_what_is_kept_of_a_run_is_what_it_measured() -> None:
 
 def test_the_same_run_is_the_same_but_for_its_time() -> None:
     assert run_of() == run_of()
+
+
+def test_a_run_has_all_that_is_needed_to_do_it_again() -> None:
+    flows = [{"at": "2023-02-01T00:00:00+02:00", "amount": "-100.5"}]
+    run = run_of("strategies.moving_average:MovingAverage", walk(2_000), stake="33.3", flows=flows, volume_share="0.1")
+    stored = json.loads(json.dumps(run.settings))
+    again = run_of(run.path, walk(2_000), **stored)
+    assert again == run
+    assert load(run.path, run.params).params == load(run.path).params
 
 
 def test_the_start_is_a_peak() -> None:

@@ -21,7 +21,7 @@ from strategies.sma_cross import SmaCross, SmaCrossParams
 from tests.unit.test_backtest_record import STARTED, loaded, run_of, walk
 from trader.backtest.chart import moments, number, ticks
 from trader.backtest.plot import plot
-from trader.backtest.record import Point, Run, began, compute
+from trader.backtest.record import MEASURES, Point, Run, began, compute
 from trader.backtest.report import monthly, report, write_report
 from trader.backtest.result import Result
 from trader.backtest.settings import parse_settings
@@ -143,6 +143,11 @@ def test_numbers_as_people_read_them() -> None:
     assert told(kinds["ratio"], None) == "·"
 
 
+def test_every_measure_has_its_word() -> None:
+    assert [word.name for word in WORDS if word.name not in MEASURES] == []
+    assert len(WORDS) == len(MEASURES)
+
+
 def test_axes_have_round_values() -> None:
     assert ticks(0.3, 9.7, 5) == [2, 4, 6, 8]
     assert ticks(-0.02, 0.011, 4) == [-0.02, -0.01, 0, 0.01]
@@ -158,8 +163,10 @@ def test_axes_have_round_values() -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     run = run_of(frame=walk(300))
-    with pytest.raises(InputError, match=r"--html is .*/nowhere/a\.html: cannot be written: No such file"):
+    with pytest.raises(InputError, match=r"--html is .*/nowhere/a\.html: there is no directory .*/nowhere$"):
         write_report(run, tmp_path / "nowhere" / "a.html")
+    with pytest.raises(InputError, match=r"--html is .*: cannot be written: Is a directory"):
+        write_report(run, tmp_path)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="NOT RUN: there is no chromium here to open the report in")

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from trader.bucket.formats import Stamp
     from trader.bucket.timeframe import Timeframe
 
-__all__ = ["Loaded", "Named", "load_candles", "load_files", "market_settings", "named_strategy"]
-
 STORED = """
 SELECT t.name, r.first, r.newest
   FROM bucket_feed f
@@ -124,7 +122,7 @@ async def named_strategy(connection: Connection, name: str) -> Named:
             "strategies.sma_cross:SmaCross"
         )
     row = rows[0]
-    stake = {"stake": row.stake, "stake_in_percent": row.stake_unit == "%"}
+    stake = {"stake": _plain(row.stake), "stake_in_percent": row.stake_unit == "%"}
     return Named(row.name, row.path, row.params, row.market, row.timeframe, row.schedule, stake)
 
 

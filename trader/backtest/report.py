@@ -9,7 +9,7 @@ from typing import Any
 
 from trader.backtest.chart import MONTHS, WIDE, Line, Mark, chart
 from trader.backtest.record import Made, Point, Run, shortage
-from trader.backtest.words import NONE, WORDS, Word, gap_sentence, money, span, terms, texts, told
+from trader.backtest.words import NONE, WORDS, gap_sentence, interval, money, of_holding, span, terms, texts, told
 from trader.errors import InputError
 
 STYLE = Path(__file__).with_name("report.css")
@@ -23,8 +23,15 @@ CARDS = ("return_percent", "annual_return_percent", "max_drawdown_percent", "sha
          "profit_factor", "exposure_percent")  # fmt: skip
 
 
+def check_path(path: Path) -> None:
+    """InputError: there is no such directory."""
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--html is {path}: there is no directory {path.absolute().parent}")
+
+
 def write_report(run: Run, path: Path) -> None:
     """Write the report of a run to a file. InputError if it cannot be written."""
+    check_path(path)
     try:
         path.write_text(report(run), encoding="utf-8")
     except OSError as error:
@@ -115,20 +122,11 @@ def _cards(made: Made) -> str:
     words = {word.name: word for word in WORDS}
     cards = []
     for name in CARDS:
-        interval = _interval(made, name)
-        small = f"<small>{interval}</small>" if interval else ""
+        lies = interval(made.confidence, words[name])
+        small = f"<small>{lies}</small>" if lies else ""
         value = told(words[name], made.measures[name])
         cards.append(f'<div class="card"><span>{words[name].label}</span><b>{value}</b>{small}</div>')
     return f'<div class="cards">{"".join(cards)}</div>'
-
-
-def _interval(made: Made, name: str) -> str:
-    """Where a measure lies by the bootstrap; empty: it is not told of this one."""
-    if made.confidence is None or name not in made.confidence:
-        return ""
-    low, high = made.confidence[name]
-    digits, unit = (1, " %") if name.endswith("percent") else (2, "")
-    return f"{low:,.{digits}f} to {high:,.{digits}f}{unit}"
 
 
 # Pictures
@@ -250,7 +248,7 @@ def _measures(made: Made) -> str:
     level = f"{100 * made.confidence['level']:g} % of draws" if made.confidence else ""
     rows = [
         f'<tr><td>{word.label}</td><td class="n">{told(word, made.measures[word.name])}</td>'
-        f'<td class="n">{_interval(made, word.name)}</td><td class="n">{_held(made, word)}</td>'
+        f'<td class="n">{interval(made.confidence, word)}</td><td class="n">{of_holding(made.held, word)}</td>'
         f"<td>{escape(word.meaning)}</td></tr>"
         for word in WORDS
     ]
@@ -270,11 +268,6 @@ def _measures(made: Made) -> str:
         f'<th class="n">{level}</th><th class="n">bought and held</th><th>meaning</th></tr>{"".join(rows)}'
         f"</table></div>\n{note}"
     )
-
-
-def _held(made: Made, word: Word) -> str:
-    """The same measure of buying once and holding; empty: it is none of that."""
-    return told(word, made.held[word.name]) if made.held is not None and word.name in made.held else ""
 
 
 def _trades(made: Made) -> str:

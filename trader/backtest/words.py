@@ -63,6 +63,20 @@ def told(word: Word, value: Any) -> str:
     return f"{value:,.{digits}f}{unit}"
 
 
+def interval(confidence: Mapping[str, Any] | None, word: Word) -> str:
+    """Where a measure lies by the bootstrap; empty: it is not told of this one."""
+    if confidence is None or word.name not in confidence:
+        return ""
+    low, high = confidence[word.name]
+    digits, unit = (1, " %") if word.kind == "percent" else (2, "")
+    return f"{low:,.{digits}f} to {high:,.{digits}f}{unit}"
+
+
+def of_holding(held: Mapping[str, Any] | None, word: Word) -> str:
+    """The same measure of buying once and holding; empty: it is none of that."""
+    return told(word, held[word.name]) if held is not None and word.name in held else ""
+
+
 def money(value: Decimal | float) -> str:
     """Two decimals from 1 on; smaller amounts (a quote of BTC) up to eight."""
     text = f"{value:,.2f}" if value >= 1 or value <= -1 or value == 0 else f"{value:,.8f}".rstrip("0").rstrip(".")

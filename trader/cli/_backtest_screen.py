@@ -1,10 +1,14 @@
 """Backtests on the terminal: one run, several beside each other."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from trader.backtest.record import Made, Run, shortage
-from trader.backtest.words import NONE, WORDS, gap_sentence, span, terms, texts, told
+from trader.backtest.record import Run, shortage
+from trader.backtest.words import NONE, WORDS, gap_sentence, interval, of_holding, span, terms, texts, told
+
+LONGEST_ERROR = 36
+"""Characters of an error in a list."""
 
 
 def print_run(run: Run) -> None:
@@ -21,8 +25,8 @@ def print_run(run: Run) -> None:
         [
             word.label,
             told(word, run.made.measures[word.name]),
-            interval(run.made, word.name),
-            _held(run.made, word.name),
+            interval(run.made.confidence, word),
+            of_holding(run.made.held, word),
         ]
         for word in WORDS
         if word.name != "buy_and_hold_percent"
@@ -32,7 +36,7 @@ def print_run(run: Run) -> None:
     if short := shortage(run):
         print(short)
     for reason, count in run.made.refused.items():
-        print(f"{count:,} orders not filled: {reason}")
+        print(f"{count:,} order{'s' * (count != 1)} not filled: {reason}")
     if run.made.confidence:
         lost, draws = run.made.confidence["loss_percent"], run.made.confidence["draws"]
         print(f"{lost:.0f} of 100 histories drawn from its days lose money ({draws:,} draws, seed {run.seed})")
@@ -44,22 +48,6 @@ def _how(run: Run) -> str:
     decides = "decides at every candle" if run.schedule == "bucket" else f"decides every {run.schedule}"
     warm_up = f" after {run.warm_up - 1:,}" if run.warm_up else ""
     return f"{decides}{warm_up}; engine {run.engine}"
-
-
-def interval(made: Made, name: str) -> str:
-    """Where a measure lies by the bootstrap; empty: it is not told of this one."""
-    if made.confidence is None or name not in made.confidence:
-        return ""
-    low, high = made.confidence[name]
-    unit, digits = (" %", 1) if name.endswith("percent") else ("", 2)
-    return f"{low:,.{digits}f} to {high:,.{digits}f}{unit}"
-
-
-def _held(made: Made, name: str) -> str:
-    """The same measure of buying once and holding; empty: it is none of that."""
-    if made.held is None or name not in made.held:
-        return ""
-    return told(next(word for word in WORDS if word.name == name), made.held[name])
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -78,11 +66,16 @@ def print_list(runs: Sequence[Any]) -> None:
                "gaps", "error"]  # fmt: skip
     names = ("id", "name", "market", "timeframe", "used_from", "used_to", "return_percent", "buy_and_hold_percent",
              "max_drawdown_percent", "sharpe", "trades", "gaps", "error")  # fmt: skip
-    shown = [[_day(getattr(row, name)) for name in names] for row in runs]
+    shown = [[_short(name, getattr(row, name)) for name in names] for row in runs]
     print_rows("backtests", columns, shown)
 
 
-def _day(value: Any) -> Any:
+def _short(name: str, value: Any) -> Any:
+    """A class without its module, a day, the beginning of an error: `show` has all of it."""
+    if name == "name":
+        return value.rpartition(":")[2]
+    if name == "error" and value is not None:
+        return textwrap.shorten(value, LONGEST_ERROR, placeholder="...")
     return f"{value:%Y-%m-%d}" if hasattr(value, "strftime") else value
 
 

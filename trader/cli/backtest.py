@@ -91,6 +91,10 @@ def run(
         from trader.backtest.plot import check_path
 
         check_path(plot)
+    if html is not None:
+        from trader.backtest.report import check_path as check_html
+
+        check_html(html)
     made, result, first = asyncio.run(work(wanted))
     if html is not None:
         from trader.backtest.report import write_report
