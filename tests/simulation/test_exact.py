@@ -1,11 +1,15 @@
 """The exact engine: what the real path makes of bars is what the array engine makes of them, to the cent."""
 
+import importlib
+import inspect
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,7 @@ import pandas as pd
 import psycopg
 import pytest
 
-from strategies.momentum import Momentum
-from strategies.moving_average import MovingAverage
-from strategies.sma_cross import SmaCross
-from strategies.support_resistance import SupportResistance
+import strategies
 from tests.plugins.postgres import with_database
 from trader.backtest import exact
 from trader.backtest.array import run
@@ -30,13 +31,26 @@ from trader.backtest.run import Frames
 from trader.backtest.settings import parse_settings
 from trader.bucket import read_file, timeframe_named
 from trader.errors import DatabaseError, InputError, Unreachable
-from trader.strategy import Strategy
+from trader.strategy import Input, Strategy
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 SLOW = os.environ.get("TALLYDESK_SLOW") == "1"
 LAST = 20_000 if SLOW else 700
 
-SHIPPED: list[Strategy[Any]] = [SmaCross(), Momentum(), SupportResistance(), MovingAverage()]
+
+def shipped() -> list[Strategy[Any]]:
+    """Every strategy in the directory, with its defaults."""
+    modules = [importlib.import_module(f"strategies.{one.name}") for one in pkgutil.iter_modules(strategies.__path__)]
+    classes = [
+        found
+        for module in modules
+        for found in vars(module).values()
+        if isinstance(found, type) and issubclass(found, Strategy) and found.__module__ == module.__name__
+    ]
+    return [found() for found in classes if not inspect.isabstract(found)]
+
+
+SHIPPED = shipped()
 
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "bitfinex_BTC-USD_1h_2016_derived.csv.gz": (
@@ -52,7 +66,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
         {"quantity_step": "0.01", "price_tick": "1e-5", "cost_min": 1, "taker": "0.0001", "stake": 50},
     ),
 }
-RARELY: dict[type[Strategy[Any]], int] = {Momentum: 6}
+RARELY = {"Momentum": 6, "RegimeTrend": 9, "StopTrending": 9}
 """So many times as many candles as others need, to trade as often."""
 MINUTE = 60_000
 
@@ -65,6 +79,16 @@ def frames_of(name: str, timeframe: str, last: int = LAST) -> Frames:
     return Frames(pd.DataFrame({column: getattr(candles, column) for column in columns}, index=index), timeframe)
 
 
+def longer(frames: Frames, given: Input) -> pd.DataFrame:
+    """Candles of an input, put together of those that are there; only whole ones."""
+    span = pd.Timedelta(timeframe_named(given.timeframe or frames.timeframe).span, unit="ms")
+    each = pd.Timedelta(timeframe_named(frames.timeframe).span, unit="ms")
+    groups = frames.candles.groupby(frames.candles.index.ceil(span))
+    columns = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+    whole = groups.size() == max(span // each, 1)
+    return groups.agg(columns)[whole].rename_axis("time_close")
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("strategy", SHIPPED, ids=lambda strategy: type(strategy).__name__)
@@ -73,7 +97,8 @@ def test_every_shipped_strategy_gives_the_same_through_the_real_path(
     server: str, name: str, strategy: Strategy[Any]
 ) -> None:
     timeframe, rules = FILES[name]
-    frames = frames_of(name, timeframe, LAST * RARELY.get(type(strategy), 1))
+    frames = frames_of(name, timeframe, LAST * RARELY.get(type(strategy).__name__, 1))
+    frames = replace(frames, inputs={one: longer(frames, given) for one, given in strategy.inputs.items()})
     found = run_exact(strategy, frames, parse_settings(rules), server=server)
     assert found.difference is None
     assert_same_digits(found.expected, found.result)
