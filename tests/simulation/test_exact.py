@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from trader.backtest.array import run
 from trader.backtest.data import Bars, bars_of
 from trader.backtest.exact import run_exact, run_replay, run_targets
 from trader.backtest.exact_database import PREFIX, TEMPLATE, throw_away
+from trader.backtest.exact_replay import Replay
 from trader.backtest.exact_result import compare
 from trader.backtest.result import Result
 from trader.backtest.run import Frames
@@ -245,7 +246,6 @@ def test_orders_that_wait_for_a_price_are_refused(server: str) -> None:
         InputError, match=r"a limit order at 2017-.*: an exact backtest knows targets and market orders"
     ):
         run_exact(Limited(), as_frames(drawn(1)), parse_settings({}), server=server)
-    assert left(server) == []
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
@@ -264,51 +264,66 @@ class Broken(Exception):
     pass
 
 
-def test_the_database_is_dropped_whatever_happens(server: str) -> None:
-    def fail(_desk: Any) -> Any:
-        raise Broken
+class Ending(Replay):
+    """Says where it is, and ends by an error."""
 
-    def interrupted(_desk: Any) -> Any:
-        raise KeyboardInterrupt
+    def __init__(self, desk: Any, settings: Any, error: type[BaseException], said: list[str]) -> None:
+        super().__init__(desk, desk.bars, settings)
+        self.error, self.said = error, said
 
+    async def go(self) -> None:
+        self.said.append(await self.desk.database())
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
+def test_the_database_is_dropped_whatever_happens(server: str, error: type[BaseException]) -> None:
     settings = exact.completed(parse_settings({}))
-    for make, error in ((fail, Broken), (interrupted, KeyboardInterrupt)):
-        with pytest.raises(error):
-            run_replay(server, drawn(1), settings, make)
-        assert left(server) == []
+    said: list[str] = []
+    with pytest.raises(error):
+        run_replay(server, drawn(1), settings, lambda desk: Ending(desk, settings, error, said))
+    assert said[0].startswith(PREFIX)
+    assert said[0] not in left(server)
 
 
 ENDLESS = """
 import sys
 import numpy as np
 from tests.simulation.test_exact import drawn
-from trader.backtest.exact import run_targets
+from trader.backtest import exact
+from trader.backtest.exact_replay import Targeted
+from trader.backtest.exact_targets import Wanted
+from trader.backtest.exact_venue import minimums_of
 from trader.backtest.settings import parse_settings
 
+class Endless(Targeted):
+    async def go(self):
+        print(await self.desk.database(), flush=True)
+        await super().go()
+
 bars = drawn(1, 200_000)
-print("ready", flush=True)
-run_targets(sys.argv[1], bars, np.arange(len(bars)) % 2 * 1.0, parse_settings({"quantity_step": "0.001"}))
+settings = exact.completed(parse_settings({"quantity_step": "0.001"}))
+wanted = Wanted(bars, np.arange(len(bars)) % 2 * 1.0, 1, minimums_of(settings))
+exact.run_replay(sys.argv[1], bars, settings, lambda desk: Endless(desk, bars, settings, wanted))
 """
 
 
 def test_ctrl_c_drops_the_database(server: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    running = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS, server], env=environment, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not trading(server):
-            assert running.poll() is None
-            assert time.monotonic() < deadline, "it never traded"
-            time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
-    finally:
-        running.kill()
+    command = [sys.executable, "-c", ENDLESS, server]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, preexec_fn=heed_ctrl_c, **pipes) as running:
+        try:
+            name = running.stdout.readline().decode().strip()
+            assert name in left(server)
+            wait_until(lambda: traded(with_database(server, name)))
+            running.send_signal(signal.SIGINT)
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert b"KeyboardInterrupt" in said
     assert running.returncode != 0
-    assert left(server) == []
+    assert name not in left(server)
 
 
 def heed_ctrl_c() -> None:
@@ -316,17 +331,17 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def trading(server: str) -> bool:
-    """Whether an order was filled in a throw-away database."""
-    for name in left(server):
-        with psycopg.connect(with_database(server, name)) as session:
-            try:
-                found = session.execute("SELECT EXISTS (SELECT FROM fill)").fetchone()
-            except psycopg.errors.UndefinedTable:  # it is just being made
-                continue
-            if found == (True,):
-                return True
-    return False
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never traded"
+        time.sleep(0.02)
+
+
+def traded(url: str) -> bool:
+    """Whether an order was filled."""
+    with psycopg.connect(url) as session:
+        return session.execute("SELECT EXISTS (SELECT FROM fill)").fetchone() == (True,)
 
 
 def test_what_a_killed_run_left_is_dropped_by_the_next(server: str) -> None:
@@ -375,3 +390,18 @@ def test_a_difference_is_named() -> None:
     fewer = targets.copy()
     fewer[one.fills.decided[-1] :] = targets[one.fills.decided[-1] - 1]
     assert "only the first has fill" in str(compare(one, run(bars, fewer, settings)))
+
+
+def test_the_example_of_the_page_runs_on_the_installation_s_own_server(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "backtests.md").read_text(encoding="utf-8")
+    part = page.partition("## Exact")[2].partition("\n## ")[0]
+    code = "\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))
+    monkeypatch.setenv("DATABASE_URL", server)
+    monkeypatch.setenv("TALLYDESK_HOME", str(tmp_path))
+    frame = as_frames(drawn(4)).candles
+    frame.index = pd.date_range("2024-01-01", periods=len(frame), freq="1h", tz="UTC", name="time_close")
+    exec(code, {"strategy": Rising(), "frame": frame})
+    said = capsys.readouterr().out
+    assert said.startswith("None\nRow(strategy='exact'")

@@ -113,6 +113,10 @@ class ExactDesk:
         self.desk: Desk
         self.strategy = self.market = self.account = 0
 
+    async def database(self) -> str:
+        """The name of its database."""
+        return str((await fetch_one(self.connection, "SELECT current_database() AS name")).name)
+
     async def open(self) -> None:
         """Write the rows that the settings stand for."""
         settings, rules = self.settings, self.venue.only.rules
