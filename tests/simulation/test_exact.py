@@ -164,6 +164,14 @@ def test_gaps_minimums_dust_partial_fills_and_flows_are_the_same(server: str, pl
     assert float(found.performance.withdrawals) == 10
 
 
+@pytest.mark.parametrize("amount", ["-10000.005", "-10001"])
+def test_a_withdrawal_of_more_than_is_free_names_its_moment(server: str, amount: str) -> None:
+    bars = drawn(1)
+    settings = parse_settings({"flows": [{"at": bars.moment(50) + "Z", "amount": amount}]})
+    with pytest.raises(InputError, match=f"a withdrawal of {amount[1:]} at 2017-07-14"):
+        run_targets(server, bars, np.zeros(len(bars)), settings)
+
+
 @pytest.mark.parametrize("place", [1, 3])
 def test_bars_that_are_left_out_decide_nothing(server: str, place: int) -> None:
     bars, settings = drawn(place, 200), parse_settings(TERMS[place])
@@ -171,6 +179,17 @@ def test_bars_that_are_left_out_decide_nothing(server: str, place: int) -> None:
     skipping, asking = (run_targets(server, bars, targets, settings, 3, every=every) for every in (False, True))
     assert_same_digits(skipping.result, asking.result)
     assert skipping.orders == asking.orders > 20
+
+
+def test_a_ledger_that_keeps_what_the_venue_cuts_agrees_to_the_cent(server: str) -> None:
+    bars = drawn(6)
+    settings = parse_settings({"quantity_step": "1e-6", "price_tick": "1e-6", "taker": "0.00075"})
+    targets = np.random.default_rng(6).choice([0.0, 1.0], len(bars))
+    expected, found = run(bars, targets, settings, 3), run_targets(server, bars, targets, settings, 3)
+    assert compare(expected, found.result) is None
+    cut = 1e-8 * len(expected.fills)
+    assert 0 < np.abs(expected.cash - found.result.cash).max() < cut
+    assert len(expected.fills) > 50
 
 
 class Now(Strategy):
