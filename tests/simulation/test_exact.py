@@ -1,11 +1,15 @@
 """The exact engine: what the real path makes of bars is what the array engine makes of them, to the cent."""
 
+import importlib
+import inspect
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +18,40 @@ import pandas as pd
 import psycopg
 import pytest
 
-from strategies.momentum import Momentum
-from strategies.moving_average import MovingAverage
-from strategies.sma_cross import SmaCross
-from strategies.support_resistance import SupportResistance
+import strategies
 from tests.plugins.postgres import with_database
 from trader.backtest import exact
 from trader.backtest.array import run
 from trader.backtest.data import Bars, bars_of
 from trader.backtest.exact import run_exact, run_replay, run_targets
 from trader.backtest.exact_database import PREFIX, TEMPLATE, throw_away
+from trader.backtest.exact_replay import Replay
 from trader.backtest.exact_result import compare
 from trader.backtest.result import Result
 from trader.backtest.run import Frames
 from trader.backtest.settings import parse_settings
 from trader.bucket import read_file, timeframe_named
 from trader.errors import DatabaseError, InputError, Unreachable
-from trader.strategy import Strategy
+from trader.strategy import Input, Strategy
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 SLOW = os.environ.get("TALLYDESK_SLOW") == "1"
 LAST = 20_000 if SLOW else 700
 
-SHIPPED: list[Strategy[Any]] = [SmaCross(), Momentum(), SupportResistance(), MovingAverage()]
+
+def shipped() -> list[Strategy[Any]]:
+    """Every strategy in the directory, with its defaults."""
+    modules = [importlib.import_module(f"strategies.{one.name}") for one in pkgutil.iter_modules(strategies.__path__)]
+    classes = [
+        found
+        for module in modules
+        for found in vars(module).values()
+        if isinstance(found, type) and issubclass(found, Strategy) and found.__module__ == module.__name__
+    ]
+    return [found() for found in classes if not inspect.isabstract(found)]
+
+
+SHIPPED = shipped()
 
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "bitfinex_BTC-USD_1h_2016_derived.csv.gz": (
@@ -52,7 +67,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
         {"quantity_step": "0.01", "price_tick": "1e-5", "cost_min": 1, "taker": "0.0001", "stake": 50},
     ),
 }
-RARELY: dict[type[Strategy[Any]], int] = {Momentum: 6}
+RARELY = {"Momentum": 6, "RegimeTrend": 9, "StopTrending": 9}
 """So many times as many candles as others need, to trade as often."""
 MINUTE = 60_000
 
@@ -65,6 +80,16 @@ def frames_of(name: str, timeframe: str, last: int = LAST) -> Frames:
     return Frames(pd.DataFrame({column: getattr(candles, column) for column in columns}, index=index), timeframe)
 
 
+def longer(frames: Frames, given: Input) -> pd.DataFrame:
+    """Candles of an input, put together of those that are there; only whole ones."""
+    span = pd.Timedelta(timeframe_named(given.timeframe or frames.timeframe).span, unit="ms")
+    each = pd.Timedelta(timeframe_named(frames.timeframe).span, unit="ms")
+    groups = frames.candles.groupby(frames.candles.index.ceil(span))
+    columns = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+    whole = groups.size() == max(span // each, 1)
+    return groups.agg(columns)[whole].rename_axis("time_close")
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("strategy", SHIPPED, ids=lambda strategy: type(strategy).__name__)
@@ -73,7 +98,8 @@ def test_every_shipped_strategy_gives_the_same_through_the_real_path(
     server: str, name: str, strategy: Strategy[Any]
 ) -> None:
     timeframe, rules = FILES[name]
-    frames = frames_of(name, timeframe, LAST * RARELY.get(type(strategy), 1))
+    frames = frames_of(name, timeframe, LAST * RARELY.get(type(strategy).__name__, 1))
+    frames = replace(frames, inputs={one: longer(frames, given) for one, given in strategy.inputs.items()})
     found = run_exact(strategy, frames, parse_settings(rules), server=server)
     assert found.difference is None
     assert_same_digits(found.expected, found.result)
@@ -138,6 +164,14 @@ def test_gaps_minimums_dust_partial_fills_and_flows_are_the_same(server: str, pl
     assert float(found.performance.withdrawals) == 10
 
 
+@pytest.mark.parametrize("amount", ["-10000.005", "-10001"])
+def test_a_withdrawal_of_more_than_is_free_names_its_moment(server: str, amount: str) -> None:
+    bars = drawn(1)
+    settings = parse_settings({"flows": [{"at": bars.moment(50) + "Z", "amount": amount}]})
+    with pytest.raises(InputError, match=f"a withdrawal of {amount[1:]} at 2017-07-14"):
+        run_targets(server, bars, np.zeros(len(bars)), settings)
+
+
 @pytest.mark.parametrize("place", [1, 3])
 def test_bars_that_are_left_out_decide_nothing(server: str, place: int) -> None:
     bars, settings = drawn(place, 200), parse_settings(TERMS[place])
@@ -145,6 +179,17 @@ def test_bars_that_are_left_out_decide_nothing(server: str, place: int) -> None:
     skipping, asking = (run_targets(server, bars, targets, settings, 3, every=every) for every in (False, True))
     assert_same_digits(skipping.result, asking.result)
     assert skipping.orders == asking.orders > 20
+
+
+def test_a_ledger_that_keeps_what_the_venue_cuts_agrees_to_the_cent(server: str) -> None:
+    bars = drawn(6)
+    settings = parse_settings({"quantity_step": "1e-6", "price_tick": "1e-6", "taker": "0.00075"})
+    targets = np.random.default_rng(6).choice([0.0, 1.0], len(bars))
+    expected, found = run(bars, targets, settings, 3), run_targets(server, bars, targets, settings, 3)
+    assert compare(expected, found.result) is None
+    cut = 1e-8 * len(expected.fills)
+    assert 0 < np.abs(expected.cash - found.result.cash).max() < cut
+    assert len(expected.fills) > 50
 
 
 class Now(Strategy):
@@ -220,7 +265,6 @@ def test_orders_that_wait_for_a_price_are_refused(server: str) -> None:
         InputError, match=r"a limit order at 2017-.*: an exact backtest knows targets and market orders"
     ):
         run_exact(Limited(), as_frames(drawn(1)), parse_settings({}), server=server)
-    assert left(server) == []
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
@@ -239,51 +283,66 @@ class Broken(Exception):
     pass
 
 
-def test_the_database_is_dropped_whatever_happens(server: str) -> None:
-    def fail(_desk: Any) -> Any:
-        raise Broken
+class Ending(Replay):
+    """Says where it is, and ends by an error."""
 
-    def interrupted(_desk: Any) -> Any:
-        raise KeyboardInterrupt
+    def __init__(self, desk: Any, settings: Any, error: type[BaseException], said: list[str]) -> None:
+        super().__init__(desk, desk.bars, settings)
+        self.error, self.said = error, said
 
+    async def go(self) -> None:
+        self.said.append(await self.desk.database())
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
+def test_the_database_is_dropped_whatever_happens(server: str, error: type[BaseException]) -> None:
     settings = exact.completed(parse_settings({}))
-    for make, error in ((fail, Broken), (interrupted, KeyboardInterrupt)):
-        with pytest.raises(error):
-            run_replay(server, drawn(1), settings, make)
-        assert left(server) == []
+    said: list[str] = []
+    with pytest.raises(error):
+        run_replay(server, drawn(1), settings, lambda desk: Ending(desk, settings, error, said))
+    assert said[0].startswith(PREFIX)
+    assert said[0] not in left(server)
 
 
 ENDLESS = """
 import sys
 import numpy as np
 from tests.simulation.test_exact import drawn
-from trader.backtest.exact import run_targets
+from trader.backtest import exact
+from trader.backtest.exact_replay import Targeted
+from trader.backtest.exact_targets import Wanted
+from trader.backtest.exact_venue import minimums_of
 from trader.backtest.settings import parse_settings
 
+class Endless(Targeted):
+    async def go(self):
+        print(await self.desk.database(), flush=True)
+        await super().go()
+
 bars = drawn(1, 200_000)
-print("ready", flush=True)
-run_targets(sys.argv[1], bars, np.arange(len(bars)) % 2 * 1.0, parse_settings({"quantity_step": "0.001"}))
+settings = exact.completed(parse_settings({"quantity_step": "0.001"}))
+wanted = Wanted(bars, np.arange(len(bars)) % 2 * 1.0, 1, minimums_of(settings))
+exact.run_replay(sys.argv[1], bars, settings, lambda desk: Endless(desk, bars, settings, wanted))
 """
 
 
 def test_ctrl_c_drops_the_database(server: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    running = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS, server], env=environment, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not trading(server):
-            assert running.poll() is None
-            assert time.monotonic() < deadline, "it never traded"
-            time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
-    finally:
-        running.kill()
+    command = [sys.executable, "-c", ENDLESS, server]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, preexec_fn=heed_ctrl_c, **pipes) as running:
+        try:
+            name = running.stdout.readline().decode().strip()
+            assert name in left(server)
+            wait_until(lambda: traded(with_database(server, name)))
+            running.send_signal(signal.SIGINT)
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert b"KeyboardInterrupt" in said
     assert running.returncode != 0
-    assert left(server) == []
+    assert name not in left(server)
 
 
 def heed_ctrl_c() -> None:
@@ -291,17 +350,17 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def trading(server: str) -> bool:
-    """Whether an order was filled in a throw-away database."""
-    for name in left(server):
-        with psycopg.connect(with_database(server, name)) as session:
-            try:
-                found = session.execute("SELECT EXISTS (SELECT FROM fill)").fetchone()
-            except psycopg.errors.UndefinedTable:  # it is just being made
-                continue
-            if found == (True,):
-                return True
-    return False
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never traded"
+        time.sleep(0.02)
+
+
+def traded(url: str) -> bool:
+    """Whether an order was filled."""
+    with psycopg.connect(url) as session:
+        return session.execute("SELECT EXISTS (SELECT FROM fill)").fetchone() == (True,)
 
 
 def test_what_a_killed_run_left_is_dropped_by_the_next(server: str) -> None:
@@ -350,3 +409,18 @@ def test_a_difference_is_named() -> None:
     fewer = targets.copy()
     fewer[one.fills.decided[-1] :] = targets[one.fills.decided[-1] - 1]
     assert "only the first has fill" in str(compare(one, run(bars, fewer, settings)))
+
+
+def test_the_example_of_the_page_runs_on_the_installation_s_own_server(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "backtests.md").read_text(encoding="utf-8")
+    part = page.partition("## Exact")[2].partition("\n## ")[0]
+    code = "\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))
+    monkeypatch.setenv("DATABASE_URL", server)
+    monkeypatch.setenv("TALLYDESK_HOME", str(tmp_path))
+    frame = as_frames(drawn(4)).candles
+    frame.index = pd.date_range("2024-01-01", periods=len(frame), freq="1h", tz="UTC", name="time_close")
+    exec(code, {"strategy": Rising(), "frame": frame})
+    said = capsys.readouterr().out
+    assert said.startswith("None\nRow(strategy='exact'")

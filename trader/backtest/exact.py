@@ -163,6 +163,6 @@ async def _run(url: str, bars: Bars, settings: Settings, make: Make) -> ExactRun
         fills, posted = await desk.fills(), await desk.posted()
         result = ledger_result(bars, settings, fills, posted, replay.flows, tuple(replay.refused))
         performance = await desk.performance()
-        if problems := await desk.problems():
+        if problems := await desk.problems(len(fills)):
             raise DatabaseError(f"the books of the exact backtest are wrong: {'; '.join(problems)}")
         return ExactRun(result, performance, replay.orders, time.perf_counter() - started)

@@ -14,7 +14,7 @@ from uuid import uuid4
 from trader.backtest.data import Bars
 from trader.backtest.exact_connection import direct
 from trader.backtest.exact_venue import ACCOUNT, BASE, QUOTE, SYMBOL, BarVenue, VenueExchange
-from trader.backtest.settings import Settings
+from trader.backtest.settings import UNIT, Settings
 from trader.clock import from_milliseconds
 from trader.db import Connection, Identity, Pool, fetch_all, fetch_one
 from trader.exchange.protocol import Side
@@ -23,6 +23,9 @@ from trader.market_quote import QuoteCache
 from trader.trader import Desk, claim, send_lane, settle_in_transaction
 
 IDENTITY = Identity("trader", "exact")
+RESERVE = Decimal("0.01")
+"""Quote at the venue that is nobody's. A venue cuts what a fill is worth to eight places and the ledger does not, so
+that a strategy may think that it has 1e-8 more than there is; an account with nothing else would be refused then."""
 
 SETUP = (
     "INSERT INTO asset (code) VALUES (%(base)s), (%(quote)s)",
@@ -113,6 +116,10 @@ class ExactDesk:
         self.desk: Desk
         self.strategy = self.market = self.account = 0
 
+    async def database(self) -> str:
+        """The name of its database."""
+        return str((await fetch_one(self.connection, "SELECT current_database() AS name")).name)
+
     async def open(self) -> None:
         """Write the rows that the settings stand for."""
         settings, rules = self.settings, self.venue.only.rules
@@ -131,6 +138,7 @@ class ExactDesk:
             "stake": settings.stake,
             "unit": "%" if settings.stake_in_percent else QUOTE,
         }
+        self.venue.credit(ACCOUNT, QUOTE, RESERVE)
         for statement in SETUP:
             await self.connection.execute(statement, values)
         ids = await fetch_one(self.connection, IDS)
@@ -204,14 +212,15 @@ class ExactDesk:
         await self.candle(len(self.bars) - 1)
         return await fetch_one(self.connection, PERFORMANCE)
 
-    async def problems(self) -> list[str]:
-        """What is wrong in the books, and between them and the venue's."""
+    async def problems(self, fills: int) -> list[str]:
+        """What is wrong in the books, and between them and the venue's, which cuts each of so many fills to 1e-8."""
         found = [str(row) for row in await fetch_all(self.connection, VIOLATIONS)]
         ours = {row.code: row.total for row in await fetch_all(self.connection, TOTALS, [self.strategy])}
         theirs = {one.asset: one.total for one in await self.exchange.balances()}
+        theirs[QUOTE] -= RESERVE
         for asset in (BASE, QUOTE):
             apart = abs(ours.get(asset, Decimal(0)) - theirs.get(asset, Decimal(0)))
-            if apart >= Decimal("1e-6"):
+            if apart > UNIT * fills:
                 found.append(f"{asset}: the ledger has {ours.get(asset)}, the venue {theirs.get(asset)}")
         return found
 
