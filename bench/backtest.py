@@ -24,8 +24,10 @@ from trader.backtest.data import Bars, bars_of
 from trader.backtest.measures import measure
 from trader.backtest.portfolio import Part, run_apart
 from trader.backtest.result import Result
+from trader.backtest.run import Frames, backtest
 from trader.backtest.settings import Settings, parse_settings
 from trader.backtest.ticket import Context, OnBucket
+from trader.strategy import OnBucketContext, Strategy
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST = 0.2
@@ -86,6 +88,20 @@ def kit(frame: Any, bars: Bars) -> Result:
     return run(bars, evaluate(strategy, frame).to_numpy(), TASK, strategy.warm_up)
 
 
+class Buckets(Strategy[Any]):
+    """The task as a strategy with on_bucket, its averages as indicators."""
+
+    warm_up = SLOW  # type: ignore[assignment]
+
+    def indicators(self, candles: Any) -> Any:
+        close = candles["close"]
+        averages = {"fast": close.rolling(FAST).mean(), "slow": close.rolling(SLOW).mean()}
+        return type(candles)(averages)
+
+    def on_bucket(self, context: OnBucketContext) -> float | None:
+        return 1.0 if context.now.fast > context.now.slow else 0.0
+
+
 def agree(columns: Columns, bars: Bars) -> str:
     """Fills one by one and equity to the cent, or the benchmark ends here."""
     floor, loop = numpy_floor(columns), python_loop(columns)
@@ -133,6 +149,11 @@ def measure_engines(number: int, rounds: int) -> None:
         compare(name, *in_turn(ours, other, number, rounds), least=least)
     frame = as_frame(columns)
     kit(frame, bars)
+    called = Frames(frame, "1m")
+    compare(
+        "on_bucket through the kit, with indicators / loop",
+        *in_turn(lambda: backtest(Buckets(), called, TASK), loop, number, rounds),
+    )
     compare("kit's SMA cross and array engine / numpy floor", *in_turn(lambda: kit(frame, bars), floor, number, rounds))
 
 

@@ -109,3 +109,30 @@ def test_names_are_unique_and_known(strategy: Tallydesk) -> None:
     assert 'strategy "sma" exists already' in strategy("add", "sma", "--account", "main", *SMA).stderr
     unknown = strategy("disable", "sam")
     assert (unknown.returncode, unknown.stderr) == (1, 'tallydesk: unknown strategy "sam": there is sma\n')
+
+
+def test_one_s_own_directory_in_the_env_file_is_found(
+    strategy: Tallydesk, connection: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    own = tmp_path / "mine"
+    (tmp_path / ".env").write_text(f"TALLYDESK_STRATEGIES={own}\n")
+    where = ("--account", "main", "--market", "binance:BTC/USDT", "--timeframe", "1h")
+    missing = strategy("add", "mine", "--class", "my_cross:MyCross", *where)
+    assert missing.returncode == 1
+    assert missing.stderr.count("\n") == 1
+    assert f"TALLYDESK_STRATEGIES is {own}, and there is no such directory" in missing.stderr
+    own.mkdir()
+    made = strategy("new", "my_cross", "--style", "on_bucket")
+    assert made.returncode == 0, made.stderr
+    added = strategy("add", "mine", "--class", "my_cross:MyCross", *where, "--params", '{"stop": 0.1}')
+    assert added.returncode == 0, added.stderr
+    assert connection.execute("SELECT class FROM strategy").fetchone() == ("my_cross:MyCross",)
+    again = strategy("new", "my_cross")
+    assert again.returncode == 1
+    assert again.stderr.count("\n") == 1
+    assert "nothing is written over it" in again.stderr
+    broken = own / "broken.py"
+    broken.write_text("from trader.strategy import Strategy\n\n1 / 0\n")
+    refused = strategy("add", "other", "--class", "broken:Mine", *where)
+    assert refused.returncode == 1
+    assert f"broken cannot be imported: ZeroDivisionError: division by zero ({broken}:3)" in refused.stderr

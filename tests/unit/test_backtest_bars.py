@@ -318,6 +318,20 @@ def test_orders_that_cannot_be_are_refused(order: Any, message: str) -> None:
         trades(drawn_bars(FLAT, FLAT), {0: order})
 
 
+def test_no_wish_keeps_the_target_before_so_that_a_cross_after_it_is_fresh() -> None:
+    said: list[float | None] = [0.0, None, None, 1.0, None, 0.0, None]
+    terms = parse_settings({"quantity_step": "0.1"})
+    fills = run_bars(drawn_bars(*[FLAT] * 7), lambda context: said[context.index], terms).fills
+    assert list(zip(fills.bar.tolist(), fills.side.tolist(), strict=True)) == [(4, 1), (6, -1)]
+
+
+def test_only_the_bars_that_are_decided_on_are_called() -> None:
+    seen: list[int] = []
+    decides = np.array([False, True, False, False, True, True])
+    run_bars(drawn_bars(*[FLAT] * 6), lambda c: seen.append(c.index), parse_settings({}), 3, decides=decides)
+    assert seen == [4, 5]
+
+
 def test_a_target_that_is_none_is_refused() -> None:
     with pytest.raises(SignalError, match=r"on_bucket at 1970-01-01 00:01:00 gave nan: from -1 to 1"):
         run_bars(drawn_bars(FLAT), lambda _: float("nan"), parse_settings({}))

@@ -216,6 +216,7 @@ def test_a_window_cannot_be_written_to() -> None:
         (lambda c: c.buy(limit=float("nan")) and None, "buy order: limit is nan"),
         (lambda c: c.buy(limit="9") and None, "buy order: limit is '9'"),
         (lambda c: c.sell(trail=2) and None, "sell order: trail is 2"),
+        (lambda c: c.cancel(7), r"cancel: 7 is no order; one of context\.orders is needed.* \(.*run\.py:\d+\)"),
         (lambda c: c.window("sma", 3) and None, "window: no column 'sma'; there is open, high, low, close, volume"),
         (lambda c: c.window("close", 6) and None, "window of 6 candles: a whole number from 1 to its warm-up, 5"),
         (lambda c: c.window("close", 2.0) and None, "window of 2.0 candles"),

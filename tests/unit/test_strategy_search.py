@@ -59,6 +59,11 @@ def test_bounds_are_told_and_kept_as_before() -> None:
         parse_params(made, {"x": 100})
 
 
+def test_a_default_that_is_out_of_bounds_is_refused() -> None:
+    with pytest.raises(InputError, match="x is 0: a whole number, at least 1"):
+        parse_params(strategy_with(param(0, ge=1)), {})
+
+
 @pytest.mark.parametrize(
     ("field", "annotation", "message"),
     [

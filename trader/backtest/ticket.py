@@ -204,7 +204,10 @@ class Context:
         return self._add(Ticket("sell", self.index, quantity, limit, stop, trail))
 
     def cancel(self, *tickets: Ticket) -> None:
-        """Take orders back; all if none is named."""
+        """Take orders back; all if none is named. InputError: what is none of them."""
+        for ticket in tickets:
+            if ticket.__class__ is not Ticket:
+                raise InputError(f"cancel: {ticket!r} is no order; one of context.orders is needed, or nothing for all")
         self.changed = True
         for ticket in tickets or tuple(self.orders):
             ticket.alive = False

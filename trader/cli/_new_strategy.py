@@ -137,12 +137,14 @@ def make(name: str, style: str, settings: Settings) -> Made:
     if style not in STYLES:
         raise InputError(f"--style is {style!r}: allowed are {', '.join(STYLES)}")
     folder, tests, package = _places(settings)
-    _check_name(name, package)
+    _check_name(name)
     class_name = "".join(part.capitalize() for part in name.split("_"))
     made = Made(folder / f"{name}.py", tests / f"test_{name}.py", f"{package}{name}:{class_name}")
     for path in made[:2]:
         if path.exists():
             raise InputError(f"{path} is there already: nothing is written over it; choose another name")
+    if not package and _is_taken(name):
+        raise InputError(f"name is {name!r}: Python has a module of that name, which would be found in its place")
     code, bars = STYLES[style]
     words = {"title": name.replace("_", " ").capitalize(), "cls": class_name, "path": f"{package}{name}", "bars": bars}
     test = TEST.format(**words)
@@ -166,19 +168,17 @@ def _places(settings: Settings) -> tuple[Path, Path, str]:
     return folder, tests, "strategies."
 
 
-def _check_name(name: str, package: str) -> None:
-    """InputError: a name that is none for a module, or that of another module."""
+def _check_name(name: str) -> None:
+    """InputError: a name that is none for a module."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) or keyword.iskeyword(name) or name.startswith("test_"):
         raise InputError(f"name is {name!r}: small letters, digits and _ are allowed, a letter first, as in my_cross")
-    if not package and (name in sys.stdlib_module_names or _is_library(name)):
-        raise InputError(f"name is {name!r}: Python has a module of that name, which would be found in its place")
 
 
-def _is_library(name: str) -> bool:
+def _is_taken(name: str) -> bool:
+    """Whether Python finds another module of that name."""
     from importlib.util import find_spec
 
-    found = find_spec(name)
-    return found is not None
+    return name in sys.stdlib_module_names or find_spec(name) is not None
 
 
 def _write(path: Path, text: str) -> None:

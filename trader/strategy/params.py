@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 class Params(BaseModel):
-    """What can be set of a strategy: fields with types, defaults and bounds. Values are checked as they are written."""
+    """What can be set of a strategy: fields with types, defaults and bounds.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    Values are checked as they are written, and defaults as well.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 SEARCH = "search"
