@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from trader.backtest.search import Search, check_sampler, grid_points, random_points
 from trader.backtest.settings import parse_settings
-from trader.backtest.space import Point, parse_space, text_of
+from trader.backtest.space import Point, grid_size, parse_space, text_of
 from trader.backtest.sweep_row import read_candles
 from trader.backtest.trial import Task, candle_digest, code_digest
 from trader.backtest.walk_forward import Fold, check_settings, folds
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WORK = 2_000_000
 """Candles that the trials of a chunk go over together, about."""
 LARGEST_CHUNK = 100
+LEAST_CHUNKS = 8
+"""What can be done at a time is cut into so many, so that several workers end together."""
 GENERATION = 16
 """Sets that a sampler proposes at a time: enough for several workers, few enough that it learns."""
 TRAIN = 3
@@ -117,9 +119,14 @@ class Draft:
 
     @property
     def chunk_size(self) -> int:
-        """How many trials a job runs: about the same work, whatever the candles."""
+        """How many trials a job runs: about the same work whatever the candles, fewer where few workers would share."""
+        plan = self.plan
+        if plan.chunk_size:
+            return plan.chunk_size
         longest = max((len(one.train) for one in self.folds), default=len(self.candles))
-        return self.plan.chunk_size or max(1, min(LARGEST_CHUNK, WORK // longest))
+        sets = plan.generation_size if plan.sampler else plan.random or grid_size(self.search.space)
+        shares = -(-sets * max(1, len(self.folds)) // LEAST_CHUNKS)
+        return max(1, min(LARGEST_CHUNK, WORK // longest, shares))
 
 
 async def make_sweep(connection: Connection, settings: Settings, plan: Plan) -> Made:
