@@ -67,11 +67,11 @@ SELECT coalesce(q.total - q.held, 0) AS free, coalesce(b.total, 0) AS holding,
  WHERE s.id = %s
 """
 
-# As a strategy's run queues it.
+# As a strategy's run queues it. A candle that has its order already would be an error here.
 QUEUE = """
 INSERT INTO "order" (strategy_id, type, side, market_id, bucket_time, quantity)
 VALUES (%(strategy)s, 'market', %(side)s, %(market)s, %(time_close)s, %(quantity)s)
-ON CONFLICT (strategy_id, bucket_time, bucket_part) WHERE bucket_time IS NOT NULL DO NOTHING RETURNING id
+RETURNING id
 """
 
 CANCEL = "UPDATE orders SET cancel_requested_at = clock_timestamp() WHERE id = %s"
