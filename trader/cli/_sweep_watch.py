@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trader.db import Connection
 
 PAUSE = 0.25
-"""Seconds between two looks."""
+"""Seconds between two looks; ten times as long as one takes, where there are very many trials."""
 LINE_SECONDS = 3.0
 """How often progress is said where there is no terminal to draw a bar on."""
 RESCUE_SECONDS = 5.0
@@ -92,8 +92,10 @@ async def _watch(connection: "Connection", sweep_id: int, children: "Children", 
 
     here, rescued, warned = bool(children.running), time.monotonic(), False
     while True:
+        begun = time.monotonic()
         await connection.execute(DEFER_DUE, DUE)
         look = await fetch_one(connection, LOOK, [sweep_id])
+        took = time.monotonic() - begun
         bar.show(look)
         if look.state != "running":
             return look
@@ -107,7 +109,7 @@ async def _watch(connection: "Connection", sweep_id: int, children: "Children", 
             if not here and not await workers_alive(connection) and not warned:
                 print(NOBODY.replace("this sweep", f"it (Ctrl-C, tallydesk sweep resume {sweep_id})"), file=sys.stderr)
                 warned = True
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(max(PAUSE, 10 * took))
 
 
 @dataclass
