@@ -133,21 +133,25 @@ def _context(
         setattr(context, name, float(getattr(bars, name)[-1]))
     row: Any = namedtuple("Now", columns)  # type: ignore[misc]  # its fields are the strategy's
     context.now = row._make(float(column[-1]) for column in columns.values())
-    context.allowance, context.quantity = float(money.free), float(money.holding)
-    context.average_cost = None if money.average_cost is None else float(money.average_cost)
+    context.allowance, context.quantity = float(money.free), float(_minimums(money).held(money.holding))
+    cost = money.average_cost if context.quantity else None
+    context.average_cost = None if cost is None else float(cost)
     context.state = memory.state
     tickets = {order.ticket(): order for order in orders}
     context.orders = list(tickets)
     return context, tickets
 
 
+def _minimums(money: Any) -> Minimums:
+    return Minimums(money.quantity_min, money.quantity_step, money.cost_min)
+
+
 def _follow(context: Context, target: float | None, previous: float | None, money: Any, price: Decimal) -> str:
     """Turn a target into orders of the context, as the engine of a backtest does; why so, in words."""
     if target is None:
         return ""
-    minimums = Minimums(money.quantity_min, money.quantity_step, money.cost_min)
     stake = Stake(money.stake, money.in_percent)
-    decision = decide(Targets(target, previous, price), money.holding, money.free, 0, stake, minimums)
+    decision = decide(Targets(target, previous, price), money.holding, money.free, 0, stake, _minimums(money))
     if target <= 0 and (decision.order or context.orders):
         context.cancel()
     if decision.order == "sell":

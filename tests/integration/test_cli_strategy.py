@@ -40,21 +40,29 @@ def strategy(database: str, connection: psycopg.Connection[Any], tmp_path: Path)
 def test_add_list_and_switch(strategy: Tallydesk, connection: psycopg.Connection[Any]) -> None:
     added = strategy(
         "add", "sma", "--account", "main", *SMA, "--params", '{"fast":5,"slow":20}', "--stake", "12.5", "--stake-unit",
-        "%", "--unit", "USDT", "--allowance-unit", "%",
+        "%", "--unit", "USDT", "--allowance-unit", "%", "--schedule", "day",
     )  # fmt: skip
     assert added.returncode == 0, added.stderr
     assert "no row of bucket_feed" in added.stdout
     row = connection.execute(
-        """SELECT class, params, stake, stake_unit, unit_id, allowance_unit, market_id, timeframe_id, enabled
-             FROM strategy"""
+        """SELECT class, params, stake, stake_unit, unit_id, allowance_unit, market_id, timeframe_id,
+                  schedule::text, enabled FROM strategy"""
     ).fetchone()
-    assert row == ("strategies.sma_cross:SmaCross", {"fast": 5, "slow": 20}, 12.5, "%", 1, "%", 1, 60, True)
+    assert row == ("strategies.sma_cross:SmaCross", {"fast": 5, "slow": 20}, 12.5, "%", 1, "%", 1, 60, "day", True)
 
     assert strategy("disable", "sma").stdout == "sma is disabled\n"
     assert connection.execute("SELECT enabled FROM strategy").fetchone() == (False,)
     connection.execute("UPDATE strategy SET error = 'KeyError: [oops]', signal = 1")
     listed = strategy("list").stdout
-    for text in ("sma", "main", "SmaCross", "binance:BTC/USDT 1h", '{"fast": 5, "slow": 20}', "12.5 %", "[oops]"):
+    for text in (
+        "sma",
+        "main",
+        "SmaCross",
+        "binance:BTC/USDT 1h every day",
+        '{"fast": 5, "slow": 20}',
+        "12.5 %",
+        "[oops]",
+    ):
         assert text in listed
     assert strategy("enable", "sma").stdout == "sma is enabled\n"
     assert connection.execute("SELECT enabled FROM strategy").fetchone() == (True,)
@@ -71,7 +79,10 @@ def test_the_deposit_that_add_proposes_works(strategy: Tallydesk, connection: ps
     [
         (("--account", "mian", *SMA), ['unknown account "mian"', "main"]),
         (("--account", "main", *SMA[:3], "binance:X/EUR", *SMA[4:]), ['market "binance:X/EUR"', "binance:BTC/USDT"]),
-        (("--account", "main", *SMA[:5], "1hour"), ['unknown timeframe "1hour"', "1m, 3m", "1h"]),
+        (("--account", "main", *SMA[:5], "1hour"), ["timeframe '1hour'", "1m, 3m", "1h"]),
+        (("--account", "main", *SMA, "--schedule", "minute"), ["schedule is minute", "bucket, hour, day"]),
+        (("--account", "main", *SMA, "--schedule", "weekly"), ["schedule is 'weekly'", "bucket, minute, hour, day"]),
+        (("--account", "main", "--unit", "USDT", "--schedule", "day"), ["--schedule", "--class"]),
         (("--account", "main", *SMA, "--unit", "EUR"), ['unknown unit "EUR"', "BTC, USDT"]),
         (("--account", "main", *SMA[:4]), ["--timeframe"]),
         (("--account", "main"), ["--unit"]),

@@ -360,11 +360,11 @@ async def test_a_chunk_that_kills_its_workers_is_given_up(database: str, db: Con
     assert row == ("failed", "chunk 1 was begun 5 times, and each time its worker died")
 
 
-async def test_a_plan_that_cannot_be_is_refused_and_leaves_nothing(db: Connection) -> None:
+async def test_a_plan_that_cannot_be_is_refused_and_leaves_nothing(db: Connection, odd: str) -> None:
     grid = {"fast": "2..6:2", "slow": "4..40:6"}
     for asked, problem in (
         (plan("strategies.none:None", space=grid), 'there is no module "strategies.none"'),
-        (plan(), "SmaCross: nothing is searched; name a range"),
+        (plan(odd), "Odd: nothing is searched; name a range"),
         (plan(space={"fast": "50..60", "slow": "20..30"}), "none of 121 sets is one that the class takes"),
         (plan(space=grid, folds=600), "600 candles are too few for 600 tests"),
         (plan(space=grid, embargo=5), "belong to --walk-forward"),

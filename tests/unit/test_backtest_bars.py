@@ -235,6 +235,21 @@ def test_the_context_tells_what_is_held_and_keeps_state() -> None:
     assert result.fills.bar.tolist() == [2, 3]
 
 
+def test_dust_is_nothing_that_is_held() -> None:
+    """The fee leaves 9.99 of 10; with steps of 0.1, 0.09 of that can never be sold: no entry may wait for it."""
+    told: list[tuple[float, float | None]] = []
+
+    def on_bucket(context: Context) -> None:
+        told.append((context.quantity, context.average_cost))
+        context.sell() if context.quantity else context.buy(quantity=10)
+
+    result = run_bars(drawn_bars(*[FLAT] * 5), on_bucket, parse_settings({"deposit": 2_000, "quantity_step": "0.1"}))
+    assert result.fills.side.tolist() == [1, -1, 1, -1]
+    assert [quantity for quantity, _ in told] == pytest.approx([0, 9.99, 0, 10.08, 0])
+    assert [cost is None for _, cost in told] == [True, False, True, False, True]
+    assert result.holding[-1] == pytest.approx(0.08)
+
+
 def test_a_market_order_does_not_cross_a_gap_if_so_wanted() -> None:
     bars = drawn_bars(FLAT, FLAT, FLAT, times=[1, 4, 5])
     assert trades(bars, {0: lambda c: c.buy()}, gap="skip") == []

@@ -368,7 +368,8 @@ class Engine(Generic[N]):
     def _show(self) -> None:
         """Tell the strategy what it has."""
         context, number = self.context, self.arithmetic.number
-        context.allowance, context.quantity = number(self._free()), number(self.book.holding)
+        dust = self.arithmetic.least_price(self.book.holding) == INFINITE
+        context.allowance, context.quantity = number(self._free()), 0.0 if dust else number(self.book.holding)
         context.average_cost = self.cost / context.quantity if context.quantity and self.cost else None
 
 

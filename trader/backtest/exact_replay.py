@@ -168,8 +168,9 @@ class Stepped(Replay):
         context.index, context.milliseconds, context.now = bar, int(bars.time[bar]), now
         context.open, context.high, context.low = float(bars.open[bar]), float(bars.high[bar]), float(bars.low[bar])
         context.close, context.volume = float(bars.close[bar]), float(bars.volume[bar])
-        context.allowance, context.quantity = float(self.money.free), float(self.money.holding)
-        context.average_cost = None if self.money.average_cost is None else float(self.money.average_cost)
+        context.allowance, context.quantity = float(self.money.free), float(self.minimums.held(self.money.holding))
+        cost = self.money.average_cost if context.quantity else None
+        context.average_cost = None if cost is None else float(cost)
         context.orders, context.changed = [], False
 
     async def _at(self, bar: int) -> int | None:

@@ -27,16 +27,17 @@ SELECT m.id, e.name || ':' || m.symbol AS name FROM market m JOIN exchange e ON 
 
 ADD = """
 INSERT INTO strategy (name, account_id, unit_id, allowance_unit, stake, stake_unit, class, market_id, timeframe_id,
-                      params)
+                      params, schedule)
 VALUES (%(name)s, %(account)s, %(unit)s, %(allowance_unit)s, %(stake)s, %(stake_unit)s, %(class)s, %(market)s,
-        %(timeframe)s, %(params)s)
+        %(timeframe)s, %(params)s, %(schedule)s)
 RETURNING name, (SELECT code FROM asset WHERE asset.id = unit_id) AS unit, EXISTS (SELECT FROM bucket_feed f
   WHERE (f.market_id, f.timeframe_id) = (strategy.market_id, strategy.timeframe_id) AND f.enabled) AS fed
 """
 
 LIST = """
 SELECT s.name, a.name AS account, coalesce(s.class, 'by hand') AS path, e.name || ':' || m.symbol AS market,
-       t.name AS timeframe, s.params, trim_scale(s.stake) || ' ' || s.stake_unit AS stake, s.enabled, s.signal,
+       t.name || CASE WHEN s.schedule <> 'bucket' THEN ' every ' || s.schedule ELSE '' END AS timeframe,
+       s.params, trim_scale(s.stake) || ' ' || s.stake_unit AS stake, s.enabled, s.signal,
        s.last_bucket, s.error
   FROM strategy s
   JOIN account a ON a.id = s.account_id
@@ -65,6 +66,9 @@ def add(
     market: Annotated[str | None, typer.Option(help="exchange:symbol, as in binance:BTC/USDT.")] = None,
     timeframe: Annotated[str | None, typer.Option(help="The length of its candles, as in 1h.")] = None,
     params: Annotated[str, typer.Option(help="Values for the class's parameters, as a JSON object.")] = "{}",
+    schedule: Annotated[
+        str, typer.Option(help="When it decides: bucket (every candle), minute, hour or day.")
+    ] = "bucket",
     stake: Annotated[str, typer.Option(help="What an entry spends: see --stake-unit.")] = "100",
     stake_unit: Annotated[str, typer.Option(help="% of the free allowance, or the market's quote asset.")] = "%",
     unit: Annotated[str | None, typer.Option(help="Asset in which its profit is told; else the quote asset.")] = None,
@@ -75,9 +79,10 @@ def add(
     Example: tallydesk strategy add sma --account main --class strategies.sma_cross:SmaCross
     --market binance:BTC/USDT --timeframe 1h --params '{"fast": 5, "slow": 20}' --stake 50 --stake-unit % --unit USDT
     """
-    given = _check_class(class_, params, market, timeframe)
+    given = _check_class(class_, params, market, timeframe, schedule)
     values = {
         "name": name,
+        "schedule": schedule,
         "allowance_unit": allowance_unit,
         "stake": _amount(stake),
         "stake_unit": stake_unit,
@@ -150,7 +155,9 @@ def disable(name: Annotated[str, typer.Argument(help="The strategy.")]) -> None:
     print(f"{name} is disabled")
 
 
-def _check_class(class_: str | None, params: str, market: str | None, timeframe: str | None) -> dict[str, Any]:
+def _check_class(
+    class_: str | None, params: str, market: str | None, timeframe: str | None, schedule: str
+) -> dict[str, Any]:
     """The parameters, once they suit the class; InputError if something does not fit."""
     try:
         given = json.loads(params)
@@ -159,16 +166,17 @@ def _check_class(class_: str | None, params: str, market: str | None, timeframe:
     if not isinstance(given, dict):
         raise InputError(f"--params is {params!r}: a JSON object is needed, such as '{{\"fast\": 5}}'")
     if class_ is None:
-        if given:
-            raise InputError("--params says what a class does: name one with --class module:Class")
+        if given or schedule != "bucket":
+            raise InputError("--params and --schedule say what a class does: name one with --class module:Class")
         return given
     if market is None or timeframe is None:
         raise InputError("a class decides on candles: name them with --market and --timeframe")
 
-    from trader.strategy import load
+    from trader.strategy import load, parse_schedule
 
     config.load()  # it puts the directory of one's own strategies on the import path
     load(class_, given)
+    parse_schedule(schedule, timeframe)
     return given
 
 

@@ -124,7 +124,7 @@ class OnBucketContext(Protocol):
 
     @property
     def quantity(self) -> float:
-        """Base that is held."""
+        """Base that is held; 0 for dust, which is less than can be sold at any price."""
 
     @property
     def average_cost(self) -> float | None:

@@ -34,6 +34,11 @@ class Minimums:
     quantity_step: Decimal | None = None
     cost_min: Decimal | None = None
 
+    def held(self, quantity: Decimal) -> Decimal:
+        """So much base as somebody holds; 0 if that is dust at any price."""
+        rounded = floor_to(quantity, self.quantity_step)
+        return quantity if rounded > 0 and rounded >= (self.quantity_min or 0) else Decimal(0)
+
     def sellable(self, quantity: Decimal, price: Decimal) -> bool:
         """Whether so much base can be sold at all; less is dust."""
         rounded = floor_to(quantity, self.quantity_step)
