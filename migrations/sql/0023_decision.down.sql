@@ -1,5 +1,7 @@
 -- Of orders that one decision made, all but the first lose their candle, which had one order before this step.
 DROP VIEW decisions, order_origin;
+REVOKE UPDATE (schedule) ON strategy FROM tallydesk_user;
+REVOKE UPDATE (decision_keep) ON setting FROM tallydesk_user;
 DROP TABLE decision, strategy_state;
 DROP TYPE decision_action;
 DROP FUNCTION decision_kept(), decision_due(text, timestamptz, timestamptz), last_scheduled(text, timestamptz);

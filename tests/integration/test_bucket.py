@@ -236,6 +236,7 @@ async def test_of_a_malformed_file_nothing_is_stored(db: Connection, tmp_path: P
     assert (row.buckets, row.feeds) == (0, 0)
 
 
+@pytest.mark.any_server
 @pytest.mark.skipif(not SHARED.is_dir(), reason="NOT RUN: ../shared/data is not here")
 async def test_a_year_of_minutes_is_imported_in_seconds(db: Connection) -> None:
     path = SHARED / "bitfinex_BTC-USD_1m_2016.csv.gz"

@@ -26,6 +26,8 @@ from trader.errors import DatabaseError, Retry
 from trader.exchange.limiter import Limiter, Said
 from trader.simulator.client_options import ccxt_options
 
+pytestmark = pytest.mark.any_server
+
 PATIENCE = 20.0
 UNITS = 1200.0
 """Of a venue: 20 a second, of which reads get 17.3; the burst is 40."""

@@ -231,6 +231,7 @@ async def test_whatever_happens_below_it_is_what_a_derivation_from_scratch_makes
     await verify(db, *WORDS)
 
 
+@pytest.mark.any_server
 @pytest.mark.skipif(not DATA.is_dir(), reason="NOT RUN: ../shared/data is not here")
 async def test_the_minutes_of_2016_make_its_hours_and_days(db: Connection) -> None:
     minute = timeframe_named("1m")

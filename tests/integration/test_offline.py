@@ -18,6 +18,8 @@ from trader.db import Connection, Identity, connect, fetch_all, fetch_one, open_
 from trader.errors import InputError
 from trader.market import add_market, find_market
 
+pytestmark = pytest.mark.any_server
+
 WORKER = Identity("worker", "worker-1")
 CANDLES = "time_open_ms,open,high,low,close,volume\n1704067200000,1,2,0.5,1.5,10\n1704067500000,1,2,0.5,1.5,10\n"
 

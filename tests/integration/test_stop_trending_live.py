@@ -7,6 +7,8 @@ import pytest
 from tests.plugins.live import START, Live
 from tests.unit.test_stop_trending import BEFORE, HOURS, RISEN, hours, minutes
 
+pytestmark = pytest.mark.any_server
+
 MINUTE = timedelta(minutes=1)
 CLASSES = "from strategies.sma_cross import StopTrending"
 ENTRY = START + (HOURS + 1) * 60 * MINUTE

@@ -28,6 +28,8 @@ from trader.config import load
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one, open_pool
 from trader.errors import InputError
 
+pytestmark = pytest.mark.any_server
+
 SMA = "strategies.sma_cross:SmaCross"
 START = 1_704_067_200_000
 HOUR = 3_600_000
