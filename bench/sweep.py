@@ -4,7 +4,7 @@ The workers are the product's own (`tallydesk sweep worker`), each a process, wi
 cores. Timed is all of it: making the sweep, its jobs, reading the candles in each chunk, the runs, their measures, the
 rows. The two-worker figure is honest only on two idle cores: the line of the load says whether they were.
 
-Examples: scripts/bench sweep; scripts/bench sweep --sets 2000 --rounds 3
+Examples: scripts/bench sweep; scripts/bench sweep --sets 1000 --rounds 5
 """
 
 import argparse
@@ -26,6 +26,7 @@ from bench.backtest_floor import walk
 from bench.feeds import cpu_seconds
 from bench.ground import Ground, ground
 from bench.report import compare, header
+from bench.workers import Postgres
 from jobs.sweep import DEFER_DUE, DUE
 from trader.backtest.sweep import Plan, make_sweep
 from trader.bucket import Candles, timeframe_named, write_buckets
@@ -60,6 +61,7 @@ class Desk:
         self.url, self.home = place.database(), home
         asyncio.run(fill(self.url))
         self.sql = psycopg.connect(self.url, autocommit=True)
+        self.postgres = Postgres(self.sql)
 
     @contextmanager
     def workers(self, count: int) -> Iterator[list[int]]:
@@ -90,7 +92,7 @@ class Desk:
                 raise SystemExit(f"never true: {question}")
             if line:
                 line.look()
-            time.sleep(0.01)
+            time.sleep(0.03)
 
     def sweep(self, sets: int, line: "Line | None" = None) -> float:
         """Seconds from asking for so many pairs to all of them done."""
@@ -139,6 +141,8 @@ class Round:
     wall: float
     cpu: float
     stood: float
+    postgres: float
+    """CPU of the whole server: it has the same cores."""
 
     @property
     def unhindered(self) -> float:
@@ -148,18 +152,21 @@ class Round:
     def __str__(self) -> str:
         total = self.workers * self.wall
         idle = max(0.0, 1 - (self.cpu + self.stood) / total)
+        each = [1000 * cpu / self.sets for cpu in (self.cpu, self.postgres)]
         return (
-            f"{self.sets / self.wall:4.0f} trials/s with {self.workers}: {1000 * self.cpu / self.sets:.1f} ms of CPU "
-            f"each; ran {self.cpu / total:.0%}, had no core {self.stood / total:.0%}, waited {idle:.0%}"
+            f"{self.sets / self.wall:4.0f} trials/s with {self.workers}: {each[0]:.1f} ms of CPU each, "
+            f"{each[1]:.1f} of PostgreSQL; ran {self.cpu / total:.0%}, had no core {self.stood / total:.0%}, "
+            f"waited {idle:.0%}"
         )
 
 
 def timed(desk: Desk, pids: list[int], sets: int) -> Round:
     """One sweep."""
     line = Line(pids)
-    before = sum(map(cpu_seconds, pids)), line.look()
+    before = sum(map(cpu_seconds, pids)), line.look(), desk.postgres.cpu()
     wall = desk.sweep(sets, line)
-    return Round(len(pids), sets, wall, sum(map(cpu_seconds, pids)) - before[0], line.look() - before[1])
+    after = sum(map(cpu_seconds, pids)), line.look(), desk.postgres.cpu()
+    return Round(len(pids), sets, wall, *(now - then for now, then in zip(after, before, strict=True)))
 
 
 def peak(pid: int) -> float:
@@ -170,7 +177,7 @@ def peak(pid: int) -> float:
 def main() -> None:
     """Compare, and print."""
     parser = argparse.ArgumentParser("bench sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sets", type=int, default=600, help="sets of the comparison of one worker with two")
+    parser.add_argument("--sets", type=int, default=3000, help="sets of the comparison of one worker with two")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with ground() as place, tempfile.TemporaryDirectory() as home:

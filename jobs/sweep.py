@@ -50,24 +50,30 @@ SELECT %(queue)s, d.task, -5, d.key, d.key, d.args, NULL
   FROM sweep s CROSS JOIN LATERAL (
     SELECT %(chunk)s::text AS task, format('sweep:%%s:%%s', s.id, c.chunk) AS key,
            jsonb_build_object('sweep_id', s.id, 'chunk', c.chunk) AS args
-      FROM (SELECT DISTINCT chunk FROM sweep_trial t WHERE t.sweep_id = s.id AND t.state = 'pending'
+      FROM (SELECT DISTINCT chunk FROM sweep_trial t
+             WHERE t.sweep_id = s.id AND t.state = 'pending' AND t.chunk > %(after)s
              ORDER BY chunk LIMIT %(most)s) c
     UNION ALL
     SELECT %(advance)s, format('sweep:%%s', s.id), jsonb_build_object('sweep_id', s.id)
      WHERE NOT EXISTS (SELECT FROM sweep_trial t WHERE t.sweep_id = s.id AND t.state = 'pending')) d
- WHERE s.state = 'running'
+ WHERE s.state = 'running' AND s.id = coalesce(%(sweep)s, s.id)
    AND NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.lock = d.key AND j.status = 'doing')
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 """
-DUE = {"queue": QUEUE, "chunk": CHUNK_TASK, "advance": ADVANCE_TASK, "most": MOST_QUEUED}
+DUE = {
+    "queue": QUEUE, "chunk": CHUNK_TASK, "advance": ADVANCE_TASK, "most": MOST_QUEUED, "after": 0, "sweep": None,
+}  # fmt: skip
+NEXT = 2
+"""Chunks that are queued at the end of one, from the far end of those that wait: looking at all is for the ticks."""
 
 TRIALS = """
 SELECT fold, number, params FROM sweep_trial
  WHERE sweep_id = %s AND chunk = %s AND state = 'pending' ORDER BY fold, number
 """
 WRITE = """
-UPDATE sweep_trial SET state = %(state)s, value = %(value)s, in_sample = %(measures)s, error = %(error)s
- WHERE (sweep_id, fold, number) = (%(sweep)s, %(fold)s, %(number)s) AND state = 'pending'
+UPDATE sweep_trial t SET state = r.state::sweep_trial_state, value = r.value, in_sample = r.measures, error = r.error
+  FROM jsonb_to_recordset(%s) r (fold smallint, number int, state text, value float8, measures jsonb, error text)
+ WHERE t.sweep_id = %s AND t.fold = r.fold AND t.number = r.number AND t.state = 'pending'
 """
 FAIL = """
 UPDATE sweep SET state = 'failed', error = %s, finished_at = clock_timestamp() WHERE id = %s AND state = 'running'
@@ -97,7 +103,8 @@ async def run_chunk(job: JobContext, sweep_id: int, chunk: int) -> None:
         await candles.read_inputs(await _in_thread(lambda _: list(_those_made(task, trials))))
         outcomes = await _in_thread(lambda stop: _run(task, candles, own, folds, trials, stop))
         await _write(connection, sweep_id, trials, outcomes)
-        await connection.execute(DEFER_DUE, DUE)
+        following = {"sweep": sweep_id, "after": chunk + MOST_QUEUED - NEXT, "most": NEXT}
+        await connection.execute(DEFER_DUE, DUE | following)
 
 
 def _those_made(task: Task, trials: Sequence[Any]) -> Any:
@@ -136,18 +143,16 @@ def _run(
 async def _write(connection: Connection, sweep_id: int, trials: Sequence[Any], outcomes: Sequence[Outcome]) -> None:
     rows = [
         {
-            "sweep": sweep_id,
             "fold": trial.fold,
             "number": trial.number,
             "state": "failed" if outcome.error else "done",
             "value": outcome.value,
-            "measures": None if outcome.measures is None else Jsonb(outcome.measures),
+            "measures": outcome.measures,
             "error": outcome.error and _storable(outcome.error),
         }
         for trial, outcome in zip(trials, outcomes, strict=True)
     ]
-    async with connection.transaction(), connection.cursor() as cursor:
-        await cursor.executemany(WRITE, rows)
+    await connection.execute(WRITE, [Jsonb(rows), sweep_id])
 
 
 async def _in_thread(work: Callable[[threading.Event], Result]) -> Result:

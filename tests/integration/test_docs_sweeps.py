@@ -16,7 +16,7 @@ pytestmark = pytest.mark.any_server
 
 PAGE = ROOT / "docs" / "sweeps.md"
 BLOCKS = re.findall(r"```(sh|sql)\n(.*?)```\n(?:```\n(.*?)```\n)?", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-PICTURE = ROOT / "docs" / "sweep-stability.png"
+PICTURE = ROOT / "docs" / "images" / "sweep-stability.png"
 HOURS = 365 * 24
 START = 1_704_067_200_000
 

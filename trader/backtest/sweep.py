@@ -25,7 +25,7 @@ from trader.strategy import find_class, parse_schedule, search_space
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-WORK = 2_000_000
+WORK = 4_000_000
 """Candles that the trials of a chunk go over together, about."""
 LARGEST_CHUNK = 100
 LEAST_CHUNKS = 8
