@@ -100,7 +100,7 @@ async def run_chunk(job: JobContext, sweep_id: int, chunk: int) -> None:
         task, candles = task_of(sweep), Candles(connection, context.settings, sweep)
         own = await candles.own()
         folds = {fold.fold: fold for fold in await load_folds(connection, sweep_id)}
-        await candles.read_inputs(_those_made(task, trials))
+        await candles.read_inputs(await _in_thread(lambda _: list(_those_made(task, trials))))
         outcomes = await _in_thread(lambda stop: _run(task, candles, own, folds, trials, stop))
         await _write(connection, sweep_id, trials, outcomes)
         following = {"sweep": sweep_id, "after": chunk + MOST_QUEUED - NEXT, "most": NEXT}
@@ -112,7 +112,7 @@ def _those_made(task: Task, trials: Sequence[Any]) -> Any:
     for trial in trials:
         try:
             made = task.made(trial.params)
-        except Exception as error:
+        except BaseException as error:
             log.debug("trial %s: %s", trial.number, describe(error))
             continue
         yield made
@@ -133,7 +133,10 @@ def _run(
             break
         fold = folds[trial.fold]
         train = own.iloc[positions(own, fold.train_first, fold.train_last)]
-        outcomes.append(try_set(task, trial.params, partial(candles.frames, own=train)))
+        try:
+            outcomes.append(try_set(task, trial.params, partial(candles.frames, own=train)))
+        except BaseException as error:  # no signal comes to a thread: an exit or Ctrl-C is the strategy's own
+            outcomes.append(Outcome(error=describe(error, task.strategy.__module__)))
     return outcomes
 
 
@@ -166,8 +169,10 @@ async def _in_thread(work: Callable[[threading.Event], Result]) -> Result:
     def run() -> None:
         try:
             result, error = work(stop), None
-        except BaseException as raised:
+        except Exception as raised:
             result, error = None, raised
+        except BaseException as raised:  # the loop would end with it, and the worker with the loop
+            result, error = None, InputError(describe(raised))
         with suppress(RuntimeError):  # the loop has ended: nobody wants to know
             loop.call_soon_threadsafe(tell, result, error)
 
@@ -251,7 +256,8 @@ async def _end(connection: Connection, context: Context, sweep: Any) -> None:
     if sweep.folds:
         task, candles = task_of(sweep), Candles(connection, context.settings, sweep)
         own = await candles.own()
-        await candles.read_inputs(task.made(one.params) for one in chosen if one.params is not None)
+        made = [one.params for one in chosen if one.params is not None]
+        await candles.read_inputs(await _in_thread(lambda _: [task.made(params) for params in made]))
         tested = await _in_thread(lambda _: run_tests(task, chosen, candles, own))
     await write_end(connection, sweep, chosen, tested)
 

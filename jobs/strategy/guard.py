@@ -61,7 +61,7 @@ async def guarded(work: Callable[[], Result], module: str) -> Result:
             return work()
         except TallydeskError as error:
             raise Stopped(_storable(str(error))) from error
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # no signal comes to a thread: Ctrl-C and cancelling, too, are the class's own
             raise Stopped(_storable(describe(error, module))) from error
 
     return await asyncio.to_thread(attempt)
@@ -69,4 +69,4 @@ async def guarded(work: Callable[[], Result], module: str) -> Result:
 
 def _storable(text: str) -> str:
     """What PostgreSQL can keep of a text that somebody else wrote."""
-    return text.replace("\x00", "")[:LONGEST_ERROR]
+    return text.replace("\x00", "").encode(errors="replace").decode()[:LONGEST_ERROR]

@@ -11,8 +11,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from psycopg.types.json import Jsonb
-
 from jobs.strategy import on_bucket, order
 from jobs.strategy.ask import MONEY, Wanted, ask
 from jobs.strategy.candles import Window, find_gaps, read_window
@@ -32,7 +30,8 @@ log = logging.getLogger(__name__)
 
 # stale: a newer candle should be there by now, so the price is elsewhere. Replayed ones run on a clock of their own.
 READ = """
-SELECT s.id, s.name, s.class AS path, s.params, s.market_id, s.timeframe_id, s.schedule, s.last_bucket,
+SELECT s.id, s.name, s.class AS path, s.params, s.params::text AS params_text, s.market_id, s.timeframe_id, s.schedule,
+       s.last_bucket,
        e.name || ':' || m.symbol AS market, t.name AS timeframe, t.span, b.time_close AS newest,
        NOT e.replay AND b.time_close + 2 * t.span <= clock_timestamp() AS stale,
        decision_due(s.schedule, s.last_bucket, b.time_close) AS due,
@@ -52,7 +51,7 @@ LOCK = """
 SELECT FROM strategy
  WHERE id = %(id)s AND enabled AND last_bucket IS NOT DISTINCT FROM %(last_bucket)s
    AND (class, params, market_id, timeframe_id, schedule)
-     = (%(path)s, %(params)s::jsonb, %(market_id)s, %(timeframe_id)s, %(schedule)s)
+     = (%(path)s, %(params_text)s::jsonb, %(market_id)s, %(timeframe_id)s, %(schedule)s)
    FOR NO KEY UPDATE
 """
 
@@ -224,7 +223,7 @@ def _with(verdict: Verdict, wanted: Wanted) -> Verdict:
 
 async def _lock(connection: Connection, row: Any) -> bool:
     """Lock the strategy's row; False if it is no longer as it was read."""
-    parameters = {**row._asdict(), "params": Jsonb(row.params)}
+    parameters = {name: value for name, value in row._asdict().items() if name != "params"}
     return (await connection.execute(LOCK, parameters)).rowcount == 1
 
 

@@ -181,6 +181,14 @@ async def test_an_old_candle_is_passed(live: Live) -> None:
     assert (made.action, made.reason) == ("passed", "its newest candle is old: waits for the next")
 
 
+async def test_a_parameter_with_more_digits_than_a_float_has_is_no_change_of_it(live: Live) -> None:
+    await live.add("Above")
+    await live.db.execute("""UPDATE strategy SET params = '{"level": 100.00000000000000000001}'""")
+    await live.put(90, 110)
+    await live.run("Above")
+    assert [row.action for row in await live.decisions("Above")] == ["buy"]
+
+
 async def test_what_was_decided_is_not_decided_again_even_if_somebody_sets_it_back(live: Live) -> None:
     await live.add("Follow")
     await live.put(90, 90)

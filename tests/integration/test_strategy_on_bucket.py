@@ -24,6 +24,7 @@ from trader.strategy import load
 HOUR = timedelta(hours=1)
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = '''
+import asyncio
 import os
 
 import psycopg
@@ -109,6 +110,21 @@ class Making(Calm):
         made = context.performance
         context.state["made"] = [made.equity, made.deposits, made.profit]
         context.state["window"] = list(context.window("close", 2))
+
+
+class Cancelled(Calm):
+    def on_bucket(self, context):
+        raise asyncio.CancelledError
+
+
+class CtrlC(Calm):
+    def on_bucket(self, context):
+        raise KeyboardInterrupt
+
+
+class Surrogate(Calm):
+    def on_bucket(self, context):
+        raise ValueError("\\ud800")
 
 
 class Fickle(Calm):
@@ -453,6 +469,9 @@ async def test_what_the_desk_cannot_do_is_said_and_nothing_is_done(live: Live, s
         ("Unkept", 'context.state["when"] is datetime: only None, numbers, texts, lists and dicts are kept'),
         ("Greedy", "window of 3 candles: a whole number from 1 to its warm-up, 2, is needed"),
         ("Wrong", "on_bucket gave 2.0: from -1 to 1 is allowed"),
+        ("Cancelled", "CancelledError"),
+        ("CtrlC", "KeyboardInterrupt"),
+        ("Surrogate", "ValueError: ?"),
     ],
 )
 async def test_one_that_does_wrong_is_stopped_with_the_reason(live: Live, name: str, words: str) -> None:

@@ -55,6 +55,11 @@ class OddParams(Params):
     m: int = Field(1, ge=1, le=1000)
 
 class Odd(Strategy[OddParams]):
+    def __init__(self, params=None):
+        super().__init__(params)
+        if self.params.n == 23:
+            raise SystemExit(7)
+
     @property
     def warm_up(self):
         return 2
@@ -67,6 +72,8 @@ class Odd(Strategy[OddParams]):
                 time.sleep(0.02)
         if self.params.n == 17:
             raise ValueError("seventeen is too much\\0")
+        if self.params.n == 29:
+            raise KeyboardInterrupt
         if self.params.n == 19:
             return Series(2.0, index=candles.index)
         place = (candles.index.asi8 // 10**9 // 3600) if candles.index.unit == "ns" else candles.index.asi8 // 3600000
@@ -350,6 +357,15 @@ async def test_the_way_back_takes_the_jobs_along(database: str, db: Connection) 
     assert (await fetch_one(db, "SELECT to_regclass('sweep') AS found")).found is None
     await asyncio.to_thread(migrate.upgrade, database)
     assert (await make(db, plan(space={"fast": "2..4", "slow": "10,20"}))).trials == 6
+
+
+async def test_a_trial_that_exits_ends_neither_the_worker_nor_the_sweep(
+    database: str, db: Connection, odd: str
+) -> None:
+    done = await run(database, db, plan(odd, space={"n": "23,24,29"}))
+    assert (done.state, done.done, done.failed) == ("done", 3, 2)
+    rows = await fetch_all(db, "SELECT error FROM sweep_trial WHERE error IS NOT NULL ORDER BY number")
+    assert [row.error.split(" (")[0] for row in rows] == ["SystemExit: 7", "KeyboardInterrupt: "]
 
 
 async def test_a_chunk_that_kills_its_workers_is_given_up(database: str, db: Connection, odd: str) -> None:

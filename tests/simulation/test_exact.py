@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -376,6 +377,14 @@ def test_what_a_killed_run_left_is_dropped_by_the_next(server: str) -> None:
                     assert made.execute('SELECT count(*) FROM "order"').fetchone() == (0,)
         finally:
             session.execute(f"DROP DATABASE {young}")
+
+
+def test_a_database_named_behind_the_question_mark_is_left_alone(server: str) -> None:
+    parts = urlsplit(server)
+    for name in ("dbname", "%64bname"):
+        query = "&".join(filter(None, (f"{name}=postgres", parts.query)))
+        with throw_away(parts._replace(query=query).geturl()) as url, psycopg.connect(url) as made:
+            assert made.execute("SELECT current_database() LIKE %s", [f"{PREFIX}%"]).fetchone() == (True,)
 
 
 @pytest.fixture

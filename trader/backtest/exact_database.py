@@ -5,7 +5,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 from psycopg import sql
@@ -108,4 +108,7 @@ def _drop(session: psycopg.Connection, name: str) -> None:
 
 
 def _with_database(url: str, name: str) -> str:
-    return urlsplit(url)._replace(path=f"/{name}").geturl()
+    """The URL with another database. One that is named behind the `?` would win over the path: it is taken out."""
+    parts = urlsplit(url)
+    options = [option for option in parts.query.split("&") if unquote(option.partition("=")[0]) != "dbname"]
+    return parts._replace(path=f"/{name}", query="&".join(options)).geturl()

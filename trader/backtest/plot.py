@@ -185,8 +185,9 @@ def _heads(figure: "Figure", axes: "NDArray[Any]", run: Run) -> None:
     params = ", ".join(f"{name} {value}" for name, value in sorted(run.params.items()))
     where = f"{run.market or run.source} {run.timeframe}"
     figure.suptitle(
-        f"{run.name}   {where}" + (f"   {params}" if len(params) < 110 else ""), fontsize=17, x=0.01, ha="left"
-    )
+        f"{run.name}   {where}" + (f"   {params}" if len(params) < 110 else ""),
+        fontsize=17, x=0.01, ha="left", parse_math=False,  # a $ in a parameter is no formula
+    )  # fmt: skip
     measures = run.made.measures if run.made else {}
     parts = [
         f"{label} {value:,.{digits}f}{unit}"
