@@ -4,8 +4,8 @@ What is to be done is in the rows of `sweep_trial`; a job only says who does it.
 killed, the queue pruned), the next tick queues another for what is pending. A chunk writes all of its results, or none,
 and only where nothing was written: run twice, it is the same. Nothing depends on which worker was done first.
 
-These jobs compute for seconds, so they have a queue of their own: a worker takes one of them at a time, in a thread,
-and its other jobs go on.
+These jobs compute for seconds, or for ever, so they have a queue of their own, which only processes serve that do nothing
+else (`jobs.worker.run_sweeps`): one chunk at a time, in a thread, so that the process beats and can be stopped.
 """
 
 import asyncio

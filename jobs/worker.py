@@ -74,10 +74,7 @@ async def _work(app: App, held: Role, context: Context, concurrency: int) -> Non
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    working = {
-        asyncio.create_task(serve(app, held.name, context, QUEUE, concurrency)),
-        asyncio.create_task(serve(app, held.name, context, sweep.QUEUE, 1)),  # it computes: one is as fast as two
-    }
+    working = {asyncio.create_task(serve(app, held.name, context, QUEUE, concurrency))}
     told, lost = asyncio.create_task(stop.wait()), asyncio.create_task(held.lost.wait())
     await asyncio.wait({*working, told, lost}, return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
@@ -95,12 +92,13 @@ async def _work(app: App, held: Role, context: Context, concurrency: int) -> Non
 async def run_sweeps(settings: Settings, url: str, name: str, parent: int | None = None) -> None:
     """Work on sweeps alone until SIGTERM or SIGINT, or until the process `parent`, which started this one, is gone.
 
-    It is no role of the desk: nobody waits for it, and nothing but sweeps is done. Raises DatabaseError if the database
+    It is no role of the desk: nobody waits for it, and nothing but sweeps is done. Sweeps are done nowhere else: a set
+    may compute for minutes, or for ever, and would hold up a process that trades. Raises DatabaseError if the database
     is lost, or is at another revision of the schema.
     """
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("procrastinate.worker").addFilter(one_line)
-    identity = Identity("worker", name)
+    identity = Identity("worker", f"sweep {name}")
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_pool(url, identity, 3))
         async with pool.connection() as connection:

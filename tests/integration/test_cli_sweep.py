@@ -64,7 +64,7 @@ def test_what_is_wrong_is_said_in_a_sentence(environment: dict[str, str]) -> Non
     run = partial(_nursery.run, "trader.cli.main", environment=environment)
     sma = ("sweep", "strategies.sma_cross:SmaCross", *COMMON)
     for arguments, problem in (
-        (sma, "no worker is running: start the desk (tallydesk up), or give this sweep workers of its own"),
+        (sma, "nobody works on sweeps: start tallydesk sweep worker, or give this sweep workers of its own"),
         ((*sma, "--grid", "fast"), "--grid is 'fast': write name=low..high:step"),
         ((*sma, "--grid", "fast=1,2", "--grid", "fast=3"), "--grid is 'fast=3': it is there twice"),
         ((*sma, "--grid", "fast=9..2", "--no-wait"), "fast=9..2: 9 is not below 2"),

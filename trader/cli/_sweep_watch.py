@@ -21,7 +21,9 @@ PAUSE = 0.25
 LINE_SECONDS = 3.0
 """How often progress is said where there is no terminal to draw a bar on."""
 RESCUE_SECONDS = 5.0
-NOBODY = "no worker is running: start the desk (tallydesk up), or give this sweep workers of its own (--workers-here 2)"
+NOBODY = (
+    "nobody works on sweeps: start tallydesk sweep worker, or give this sweep workers of its own (--workers-here 2)"
+)
 
 LOOK = """
 SELECT s.state::text AS state, s.error, s.trials * greatest(s.folds, 1) AS total,
@@ -29,9 +31,11 @@ SELECT s.state::text AS state, s.error, s.trials * greatest(s.folds, 1) AS total
        (SELECT max(t.value) FROM sweep_trial t WHERE t.sweep_id = s.id) AS best
   FROM sweep s WHERE s.id = %s
 """
-WORKERS = (
-    "SELECT count(*) AS alive FROM procrastinate_workers WHERE last_heartbeat > clock_timestamp() - interval '20 s'"
-)
+# Workers of sweeps alone: the desk's own do none, so that nothing that trades waits for a set.
+WORKERS = """
+SELECT count(DISTINCT application_name) AS alive FROM pg_stat_activity
+ WHERE datname = current_database() AND application_name LIKE 'sweep %'
+"""
 STOP = "UPDATE sweep SET state = 'stopped' WHERE id = %s AND state = 'running'"
 RESUME = "UPDATE sweep SET state = 'running' WHERE id = %s AND state = 'stopped'"
 
