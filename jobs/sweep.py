@@ -4,15 +4,14 @@ What is to be done is in the rows of `sweep_trial`; a job only says who does it.
 killed, the queue pruned), the next tick queues another for what is pending. A chunk writes all of its results, or none,
 and only where nothing was written: run twice, it is the same. Nothing depends on which worker was done first.
 
-These jobs compute for seconds, or for ever, so they have a queue of their own, which only processes serve that do nothing
-else (`jobs.worker.run_sweeps`): one chunk at a time, in a thread, so that the process beats and can be stopped.
+These jobs compute for seconds, or for ever, so they have a queue of their own, which only processes serve that do
+nothing else (`jobs.worker.run_sweeps`): one chunk at a time, in a thread, so that the process beats and can be stopped.
 """
 
-import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +19,7 @@ from procrastinate import App, JobContext
 from psycopg.types.json import Jsonb
 
 from jobs.app import Context, context_of
+from jobs.thread import beside
 from trader.backtest.search import Tried, propose
 from trader.backtest.space import Point
 from trader.backtest.sweep import write_generation
@@ -100,8 +100,8 @@ async def run_chunk(job: JobContext, sweep_id: int, chunk: int) -> None:
         task, candles = task_of(sweep), Candles(connection, context.settings, sweep)
         own = await candles.own()
         folds = {fold.fold: fold for fold in await load_folds(connection, sweep_id)}
-        await candles.read_inputs(await _in_thread(lambda _: list(_those_made(task, trials))))
-        outcomes = await _in_thread(lambda stop: _run(task, candles, own, folds, trials, stop))
+        await candles.read_inputs(await beside(lambda _: list(_those_made(task, trials)), "sweep"))
+        outcomes = await beside(lambda stop: _run(task, candles, own, folds, trials, stop), "sweep")
         await _write(connection, sweep_id, trials, outcomes)
         following = {"sweep": sweep_id, "after": chunk + MOST_QUEUED - NEXT, "most": NEXT}
         await connection.execute(DEFER_DUE, DUE | following)
@@ -155,34 +155,6 @@ async def _write(connection: Connection, sweep_id: int, trials: Sequence[Any], o
     await connection.execute(WRITE, [Jsonb(rows), sweep_id])
 
 
-async def _in_thread(work: Callable[[threading.Event], Result]) -> Result:
-    """Compute beside the loop. When this job is told to end, so is the thread, at the next trial. A strategy that never
-    returns holds no process up: nobody waits for the thread.
-    """
-    loop, stop = asyncio.get_running_loop(), threading.Event()
-    told: asyncio.Future[Result] = loop.create_future()
-
-    def tell(result: Result | None, error: BaseException | None) -> None:
-        if not told.done():
-            told.set_exception(error) if error else told.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        try:
-            result, error = work(stop), None
-        except Exception as raised:
-            result, error = None, raised
-        except BaseException as raised:  # the loop would end with it, and the worker with the loop
-            result, error = None, InputError(describe(raised))
-        with suppress(RuntimeError):  # the loop has ended: nobody wants to know
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=run, name="sweep", daemon=True).start()
-    try:
-        return await told
-    finally:
-        stop.set()
-
-
 @asynccontextmanager
 async def _blaming(connection: Connection, sweep_id: int) -> "AsyncIterator[None]":
     """What cannot be mended by another try ends the sweep, with the reason in its row."""
@@ -231,7 +203,7 @@ async def _propose(connection: Connection, sweep: Any) -> bool:
                 found[fold] = propose(search, sweep.method, sweep.seed * 1_009 + fold, left[fold], generations)
         return found
 
-    proposed = await _in_thread(work)
+    proposed = await beside(work, "sweep")
     if not any(proposed.values()):
         return False
     async with connection.transaction():
@@ -257,8 +229,8 @@ async def _end(connection: Connection, context: Context, sweep: Any) -> None:
         task, candles = task_of(sweep), Candles(connection, context.settings, sweep)
         own = await candles.own()
         made = [one.params for one in chosen if one.params is not None]
-        await candles.read_inputs(await _in_thread(lambda _: [task.made(params) for params in made]))
-        tested = await _in_thread(lambda _: run_tests(task, chosen, candles, own))
+        await candles.read_inputs(await beside(lambda _: [task.made(params) for params in made], "sweep"))
+        tested = await beside(lambda _: run_tests(task, chosen, candles, own), "sweep")
     await write_end(connection, sweep, chosen, tested)
 
 

@@ -1,11 +1,15 @@
 """Running what is not our code: in a thread, since it may be slow, and so that it fails alone."""
 
 import asyncio
+import threading
+from collections import defaultdict
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from jobs.strategy.errors import Stopped
+from jobs.thread import beside
 from trader.errors import TallydeskError
 from trader.strategy import (
     GapPolicy,
@@ -21,6 +25,12 @@ from trader.strategy import (
 )
 
 LONGEST_ERROR = 1_000
+PATIENCE_SECONDS = 60.0
+"""For one call. Its candle is old by then where candles are minutes."""
+STRATEGY: ContextVar[int] = ContextVar("strategy", default=0)
+"""Whose code it is that runs: the number of its row."""
+_hanging: defaultdict[int, threading.Event] = defaultdict(threading.Event)
+"""By strategy, whether a call has not come back in time, and still has not."""
 
 Result = TypeVar("Result")
 
@@ -53,9 +63,17 @@ async def load_strategy(row: Any) -> Loaded:
 
 
 async def guarded(work: Callable[[], Result], module: str) -> Result:
-    """Run what is not our code in a thread; whatever it raises becomes Stopped, with type, message and line."""
+    """Run what is not our code in a thread; whatever it raises becomes Stopped, with type, message and line.
 
-    def attempt() -> Result:
+    Stopped as well: it does not return within `PATIENCE_SECONDS`. That strategy is not called again before it does, so
+    that one that hangs takes one thread, and no other strategy's.
+    """
+    hangs = _hanging[STRATEGY.get()]
+    if hangs.is_set():
+        raise Stopped("an earlier call has not returned yet: restart the worker if it never will")
+    returned = threading.Event()
+
+    def attempt(_: threading.Event) -> Result:
         # Caught in the thread itself: a StopIteration cannot be handed over to a coroutine.
         try:
             return work()
@@ -63,8 +81,18 @@ async def guarded(work: Callable[[], Result], module: str) -> Result:
             raise Stopped(_storable(str(error))) from error
         except BaseException as error:  # no signal comes to a thread: Ctrl-C and cancelling, too, are the class's own
             raise Stopped(_storable(describe(error, module))) from error
+        finally:
+            returned.set()
+            hangs.clear()
 
-    return await asyncio.to_thread(attempt)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await beside(attempt, f"strategy {module}")
+    except TimeoutError:
+        hangs.set()
+        if returned.is_set():  # just now
+            hangs.clear()
+        raise Stopped(f"it did not answer within {PATIENCE_SECONDS:g} s") from None
 
 
 def _storable(text: str) -> str:

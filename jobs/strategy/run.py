@@ -16,7 +16,7 @@ from jobs.strategy.ask import MONEY, Wanted, ask
 from jobs.strategy.candles import Window, find_gaps, read_window
 from jobs.strategy.decision import Verdict, is_decided, write
 from jobs.strategy.errors import Missing, NotThere, Stopped, TooFew, Unsure
-from jobs.strategy.guard import Loaded, load_strategy
+from jobs.strategy.guard import STRATEGY, Loaded, load_strategy
 from jobs.strategy.state import remember
 from trader.db import Connection, fetch_one, retrying
 from trader.strategy import Decision, Minimums, Stake, Targets, decide, style_of
@@ -76,6 +76,7 @@ async def run(connection: Connection, strategy_id: int) -> str:
 
     Raises psycopg.Error if the database does not serve: then nothing was decided, and the next run will.
     """
+    STRATEGY.set(strategy_id)
     row = await (await connection.execute(READ, [strategy_id])).fetchone()
     if row is None:
         return "it is not enabled, or has no class"

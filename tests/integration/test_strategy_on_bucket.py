@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobs.strategy import run, sweep
+from jobs.strategy import guard, run, sweep
+from jobs.thread import beside
 from tests.plugins.live import START, WORKER, Live
 from trader.backtest.result import BUY
 from trader.backtest.run import Frames, backtest
@@ -43,6 +44,17 @@ class Calm(Strategy):
 
 class Other(Calm):
     pass
+
+
+class Hangs(Calm):
+    """Does not return before there is a file."""
+
+    def on_bucket(self, context):
+        import time
+        from pathlib import Path
+        while not Path(os.environ["RETURN"]).exists():
+            time.sleep(0.01)
+        return super().on_bucket(context)
 
 
 class Cross(Strategy):
@@ -604,3 +616,28 @@ async def test_one_whose_orders_rest_is_still_due(live: Live) -> None:
     assert await sweep(live.db) == 0
     await live.put(100, first=START + HOUR)
     assert await sweep(live.db) == 1
+
+
+async def test_one_that_does_not_return_stops_itself_and_nobody_else(
+    live: Live, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """More than the loop has threads hang: the next one runs all the same. It is called again once it has returned."""
+    monkeypatch.setattr(guard, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setenv("RETURN", str(tmp_path / "return"))
+    number = await live.add("Hangs")
+    await live.add("Calm")
+    await live.put(100, 100, 100)
+    threads = [asyncio.create_task(beside(lambda stop: stop.wait(60), "hangs")) for _ in range(40)]
+    assert await live.run("Hangs") == "stopped: it did not answer within 0.3 s"
+    await live.put(101, first=START + 3 * HOUR)
+    assert "an earlier call has not returned yet" in await live.run("Hangs")
+    monkeypatch.setattr(guard, "PATIENCE_SECONDS", 60.0)
+    assert "stopped" not in await live.run("Calm")
+    (tmp_path / "return").touch()
+    async with asyncio.timeout(60):
+        while guard._hanging[number].is_set():  # noqa: ASYNC110 - a thread ends when it likes
+            await asyncio.sleep(0.01)
+    await live.put(102, first=START + 4 * HOUR)
+    assert "stopped" not in await live.run("Hangs")
+    for thread in threads:
+        thread.cancel()
