@@ -19,6 +19,7 @@ from trader import migrate
 from trader.backtest.origin import digest_of
 from trader.backtest.record import Run
 from trader.backtest.store import delete_run, load_run, save
+from trader.cli._backtest import parse_object
 from trader.db import Connection, Identity, connect
 from trader.errors import InputError
 
@@ -259,6 +260,21 @@ REFUSED = [
     ((*CROSS, "--input", "daily=x.csv"), "--input belongs to --file"),
     ((*CROSS, "--from", "today"), "--from is 'today': write 2024-01-01"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"s": "a\\u0000b"}', "can be in no row"),
+        ('{"s": "\\ud800"}', "can be in no row"),
+        ('{"s": ' + "[" * 100_000 + "]" * 100_000 + "}", "too many brackets"),
+        ("[]", "a JSON object is needed"),
+    ],
+    ids=["NUL", "half a character", "brackets", "a list"],
+)
+def test_parameters_that_no_row_can_hold(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parse_object("--params", text)
 
 
 def test_what_cannot_be_run_is_one_sentence(desk: Cli, connection: psycopg.Connection) -> None:

@@ -319,6 +319,7 @@ def test_deposits_count_from_the_first_close_at_or_after_them() -> None:
         ({"quantity_step": "1e-9"}, "quantity_step is 1E-9: at most eight decimals"),
         ({"volume_share": 2}, "volume_share is 2: a share of a bar's volume"),
         ({"deposit": "nan"}, "deposit is 'nan': quote that is there"),
+        ({"deposit": "1e30"}, "deposit is '1e30': quote that is there from the first bar, from 0 to below 1e15"),
         ({"flows": [{"at": "2024-01-01T00:00:00", "amount": 1}]}, "flows.0: at is 2024-01-01 00:00:00: a moment with"),
         ({"flows": [{"amount": 1}]}, "flows.0.at is missing: a moment with its time zone"),
         ({"flows": [{"at": "2024-01-01T00:00:00Z", "amount": 0}]}, "flows.0: amount is 0"),

@@ -371,5 +371,5 @@ def compute(
     except SignalError as error:
         place = place_of(getattr(type(strategy), style_of(strategy)))
         said = str(error) if ".py:" in str(error) or not place else f"{error} ({place})"
-        return replace(run, error=said.replace("\x00", "")[:LONGEST_ERROR]), None, 0
+        return replace(run, error=said.replace("\x00", "").encode(errors="replace").decode()[:LONGEST_ERROR]), None, 0
     return replace(run, warm_up=since + 1, made=made_of(result, since, run.seed)), result, since

@@ -13,6 +13,8 @@ from trader.errors import InputError
 UNIT = Decimal("1e-8")
 """The finest amount of money or goods where sizes are rounded: venues keep eight places, and so does the simulator."""
 
+MOST = Decimal("1e15")
+"""More money than there is."""
 FEE = "a share of the amount, from 0 to below 0.5, such as 0.001 for 0.1 %"
 COST = "a share of the price, from 0 to below 0.5, such as 0.0002 for 0.02 %"
 GRID = "a number above 0 with at most eight decimals; leave it out for none"
@@ -24,7 +26,9 @@ class Flow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     at: datetime = Field(description="a moment with its time zone, such as 2024-01-01T00:00:00Z")
-    amount: Decimal = Field(description="quote: above 0 for a deposit, below 0 for a withdrawal")
+    amount: Decimal = Field(
+        gt=-MOST, lt=MOST, description="quote: above 0 for a deposit, below 0 for a withdrawal, less than 1e15"
+    )
 
     @model_validator(mode="after")
     def _is_one(self) -> "Flow":
@@ -48,7 +52,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     deposit: Decimal = Field(
-        Decimal(10_000), ge=0, description="quote that is there from the first bar, at least 0, at most eight decimals"
+        Decimal(10_000),
+        ge=0,
+        lt=MOST,
+        description="quote that is there from the first bar, from 0 to below 1e15, at most eight decimals",
     )
     flows: tuple[Flow, ...] = Field((), description="later deposits and withdrawals, each with `at` and `amount`")
     stake: Decimal = Field(Decimal(100), gt=0, description="what an entry spends, above 0: percent or quote")

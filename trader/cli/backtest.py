@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
+MOST_SEED = 2**63 - 1
 LIST = "SELECT * FROM backtest ORDER BY id DESC LIMIT %s"
 
 What = Annotated[str, typer.Argument(help="module:Class, or the name of a row of strategy.")]
@@ -65,7 +66,9 @@ def run(
     file: Files = None,
     input_: Inputs = None,
     stamp: Stamp = "auto",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap that says how sure the result is.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the bootstrap that says how sure the result is.")
+    ] = 0,
     plot: Annotated[Path | None, typer.Option(help="Draw it into this file: .png, .svg or .pdf.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report into this file.")] = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Keep nothing in the database.")] = False,
@@ -164,7 +167,7 @@ def check(
     file: Files = None,
     input_: Inputs = None,
     stamp: Stamp = "auto",
-    seed: Annotated[int, typer.Option(help="Which bars are tried.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which bars are tried.")] = 0,
 ) -> None:
     """Prove on given candles that a strategy uses no future and that its warm-up is enough; name the bar where not.
 
