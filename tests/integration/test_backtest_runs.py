@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import typer
 
 from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
@@ -20,6 +21,7 @@ from trader.backtest.origin import digest_of
 from trader.backtest.record import Run
 from trader.backtest.store import delete_run, load_run, save
 from trader.cli._backtest import parse_object
+from trader.cli.backtest import app
 from trader.db import Connection, Identity, connect
 from trader.errors import InputError
 
@@ -277,9 +279,16 @@ def test_parameters_that_no_row_can_hold(text: str, said: str) -> None:
         parse_object("--params", text)
 
 
-def test_what_cannot_be_run_is_one_sentence(desk: Cli, connection: psycopg.Connection) -> None:
-    for arguments, said in REFUSED:
-        assert said in refused(desk("backtest", "run", *arguments))
+def test_what_cannot_be_run_is_one_sentence(
+    desk: Cli, database: str, connection: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert REFUSED[0][1] in refused(desk("backtest", "run", *REFUSED[0][0]))
+    monkeypatch.setenv("DATABASE_URL", database)
+    monkeypatch.setenv("TALLYDESK_HOME", str(tmp_path))
+    for arguments, said in REFUSED:  # in this process, for a process takes a second
+        with pytest.raises(InputError) as caught:
+            typer.main.get_command(app).main(["run", *arguments], standalone_mode=False)
+        assert said in str(caught.value), arguments
     assert connection.execute("SELECT count(*) FROM backtest_run").fetchone() == (0,)
 
 
