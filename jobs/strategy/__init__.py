@@ -20,7 +20,7 @@ SELECT s.id FROM strategy s
   JOIN bucket_feed f ON f.market_id = s.market_id AND f.timeframe_id = s.timeframe_id
  WHERE f.enabled AND f.status = 'full' AND s.enabled AND s.class IS NOT NULL
    AND decision_due(s.schedule, s.last_bucket, f.newest)
-   AND (NOT EXISTS (SELECT FROM "order" o WHERE o.strategy_id = s.id AND NOT order_is_final(o.status))
+   AND (NOT EXISTS (SELECT FROM open_order o WHERE (o.strategy_id, o.account_id) = (s.id, s.account_id))
         OR EXISTS (SELECT FROM strategy_state y WHERE y.strategy_id = s.id AND y.class = s.class))
  ORDER BY s.id
 """

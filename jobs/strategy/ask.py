@@ -17,7 +17,7 @@ SELECT s.stake, s.stake_unit = '%%' AS in_percent, m.quantity_min, m.quantity_st
        greatest(m.maker_fee, m.taker_fee) AS fee, a.price_margin,
        coalesce(q.total - q.held, 0) AS free, coalesce(b.total, 0) AS holding,
        p.cost / nullif(p.quantity, 0) AS average_cost,
-       (SELECT count(*) FROM "order" o WHERE o.strategy_id = s.id AND NOT order_is_final(o.status)) AS open_orders
+       (SELECT count(*) FROM open_order o WHERE (o.strategy_id, o.account_id) = (s.id, s.account_id)) AS open_orders
   FROM strategy s
   JOIN account a ON a.id = s.account_id
   JOIN market m ON m.id = s.market_id

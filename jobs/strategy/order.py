@@ -42,13 +42,17 @@ SELECT o.id, o.side::text, o.quantity, o.limit_price, o.trigger_price,
      SELECT p.replaces_id, p.filled_quantity FROM "order" p WHERE p.id = o.replaces_id
      UNION ALL SELECT p.replaces_id, p.filled_quantity FROM line JOIN "order" p ON p.id = line.replaces_id)
    SELECT count(*) AS line, coalesce(sum(filled_quantity), 0) AS filled FROM line) l
- WHERE o.strategy_id = %s AND o.market_id = %s AND NOT order_is_final(o.status)
+ WHERE o.id IN (SELECT p.id FROM open_order p JOIN strategy s ON (s.id, s.account_id) = (p.strategy_id, p.account_id)
+                 WHERE s.id = %s AND p.market_id = %s)
  ORDER BY o.id
 """
 
 # Before they are read again: none ends between that and what is written on them.
 LOCK = """
-SELECT FROM "order" WHERE strategy_id = %s AND market_id = %s AND NOT order_is_final(status)
+SELECT FROM "order"
+ WHERE id IN (SELECT p.id FROM open_order p JOIN strategy s ON (s.id, s.account_id) = (p.strategy_id, p.account_id)
+               WHERE s.id = %s AND p.market_id = %s)
+   AND NOT order_is_final(status)
  ORDER BY id FOR NO KEY UPDATE
 """
 

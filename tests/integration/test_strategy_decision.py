@@ -15,14 +15,16 @@ import pytest
 
 from jobs import maintenance
 from jobs.app import Context, build_app, defer_in
-from jobs.strategy import defer_runs, run, sweep
+from jobs.strategy import DUE, defer_runs, run, sweep
+from jobs.strategy import order as orders
+from jobs.strategy.ask import MONEY
 from tests.plugins.live import START, WORKER, Live
 from trader.backtest.result import BUY
 from trader.backtest.run import Frames, backtest
 from trader.backtest.settings import Settings
 from trader.bucket import read_buckets
 from trader.config import Settings as Configuration
-from trader.db import connect, open_pool
+from trader.db import connect, fetch_all, open_pool
 from trader.strategy import load
 
 HOUR = timedelta(hours=1)
@@ -513,3 +515,23 @@ async def _prune(live: Live, home: Path) -> None:
         await app.run_worker_async(wait=False, install_signal_handlers=False, additional_context={"context": context})
     [job] = await live.all("SELECT status::text FROM procrastinate_jobs ORDER BY id DESC LIMIT 1")
     assert job.status == "succeeded"
+
+
+DONE = """
+INSERT INTO "order" (strategy_id, account_id, market_id, type, side, status, quantity, client_order_id)
+SELECT 1, 1, 1, 'market', 'buy', 'denied', 1, gen_random_uuid() FROM generate_series(1, 20000)
+"""
+
+
+async def test_what_is_done_is_not_read_again(live: Live) -> None:
+    """A strategy that has traded for years is asked as quickly as a new one: no statement reads all of its orders."""
+    number = await live.add("Follow")
+    await live.db.execute("SET session_replication_role = replica")
+    await live.db.execute(DONE)
+    await live.db.execute("SET session_replication_role = origin")
+    await live.db.execute('ANALYZE "order"')
+    of_one = ((orders.OPEN, [number, 1]), (orders.LOCK, [number, 1]), (MONEY, [number]))
+    for statement, parameters in (*of_one, (DUE, None)):
+        lines = [row[0] for row in await fetch_all(live.db, f"EXPLAIN {statement}", parameters)]
+        assert not [line for line in lines if 'Seq Scan on "order"' in line], "\n".join(lines)
+        assert [line for line in lines if "using order_" in line], "\n".join(lines)
