@@ -2,7 +2,7 @@
 
 The candles are cut into equal tests and what comes before the first one. The training of a test ends `embargo` candles
 before it, so that what is decided at the end of a training and earned later is in none of them. A test begins with
-nothing in hand; a run over it sees the candles before it as its warm-up, and trades only inside.
+nothing in hand and ends with all sold; a run over it sees the candles before it as its warm-up, and trades only inside.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ import numpy as np
 from trader.backtest.data import Bars
 from trader.backtest.deflated import Moments, moments_of
 from trader.backtest.fill import taker_prices
-from trader.backtest.measures import Measures, hold, measure_all, returns_of, unit_values
-from trader.backtest.result import Fills, Refusal, Result, States
+from trader.backtest.measures import Measures, hold, measure_all, returns_of, sellable, unit_values
+from trader.backtest.result import SELL, Fills, Refusal, Result, States, equity_of
 from trader.backtest.settings import UNIT, Settings
 from trader.errors import InputError
 
@@ -68,6 +68,26 @@ def cut(result: Result, start: int) -> Result:
     refused = tuple(Refusal(one.bar - start, one.reason) for one in result.refused if one.bar >= start)
     flows = tuple((max(0, bar - start), amount) for bar, amount in result.flows)
     return Result(result.bars[start:], result.settings, fills, states, flows, result.equity[start:], refused)
+
+
+def closed(result: Result) -> Result:
+    """The same with what is held at the end sold at the last close, as a test ends: a trade like any other. Where
+    nothing can be sold (dust is held, or nothing), the result as it is.
+    """
+    if not sellable(result)[-1]:
+        return result
+    fills, last, held = result.fills, len(result.bars) - 1, float(result.holding[-1])
+    price = float(taker_prices(result.settings, "sell", result.bars.close[-1:])[0])
+    quote, fee = held * price, held * price * float(result.settings.taker)
+    sale = (last, last, SELL, price, held, quote, fee, False, 1 + int(fills.order.max(initial=-1)))
+    names = Fills.__dataclass_fields__
+    columns = {name: np.append(getattr(fills, name), one) for name, one in zip(names, sale, strict=True)}
+    columns |= {"side": columns["side"].astype(np.int8), "maker": columns["maker"].astype(np.bool_)}
+    states = (result.states.bar, result.states.cash, result.states.holding)
+    after = (last, float(result.cash[-1]) + quote - fee, 0.0)
+    joined_states = States(*(np.append(column, one) for column, one in zip(states, after, strict=True)))
+    equity = equity_of(result.bars, joined_states)
+    return replace(result, fills=Fills(**columns), states=joined_states, equity=equity)
 
 
 def left_over(result: Result) -> Decimal:
