@@ -16,7 +16,19 @@ from trader.backtest.measures import measure
 from trader.backtest.run import Frames, backtest
 from trader.backtest.settings import Settings, parse_settings
 from trader.backtest.trial import Task, try_set
-from trader.backtest.walk_forward import Fold, check_settings, closed, cut, folds, joined, left_over, with_warm_up
+from trader.backtest.walk_forward import (
+    Fold,
+    check_settings,
+    check_tests,
+    closed,
+    cut,
+    folds,
+    joined,
+    left_over,
+    short_tests,
+    with_warm_up,
+)
+from trader.bucket.timeframe import DAY, timeframe_named
 from trader.errors import InputError
 from trader.strategy import Params, Strategy
 
@@ -180,6 +192,22 @@ def test_nothing_is_sold_at_the_end_where_nothing_can_be(terms: dict[str, Any]) 
     assert len(result.fills) == (1 if terms else 2)
     bounded = replace(result, settings=PLAIN.model_copy(update=parse_settings(terms).model_dump(include=set(terms))))
     assert closed(bounded) is bounded
+
+
+def test_tests_within_a_day_are_refused_and_short_ones_are_named() -> None:
+    hours = np.arange(1, 24 * 10 + 1, dtype=np.int64) * DAY // 24
+    check_tests(hours, folds(len(hours), 2, train=1))
+    check_tests(hours, [Fold(range(20), range(20, 30))])  # six hours are on the next day
+    with pytest.raises(InputError, match=r"the 24 candles of test 1 lie within one day \(UTC\).*at least 2 daily"):
+        check_tests(hours, [Fold(range(24), range(24, 48))])
+    with pytest.raises(InputError, match="the 10 candles of test 2 lie"):
+        check_tests(hours, [Fold(range(20), range(20, 30)), Fold(range(100), range(100, 110))])
+    day, week, month = (timeframe_named(name) for name in ("1d", "1w", "1M"))
+    assert short_tests(8, day) == "tests of 8 days are short: a Sharpe ratio of so few days means little"
+    assert short_tests(29, timeframe_named("1m")).startswith("tests of 29 days are short")
+    assert short_tests(8, week) == "tests of 8 candles are short: a Sharpe ratio of so few candles means little"
+    assert short_tests(8, month) == short_tests(8, week)
+    assert short_tests(30, day) == short_tests(30, week) == ""
 
 
 def test_later_deposits_cannot_be_cut_into_tests() -> None:

@@ -203,6 +203,11 @@ def returns_of(time: Times, units: Floats) -> Floats:
     return values[1:][whole] / values[:-1][whole] - 1
 
 
+def count_returns(time: Times) -> int:
+    """How many returns `returns_of` finds in bars that close at these moments, if money is never all lost."""
+    return int(_day_ends(time).sum()) if len(time) > 1 else 0
+
+
 def periods_per_year(time: Times) -> float:
     """How many returns of `returns_of` there were in a year: between the days in which the first and the last of n end,
     n - 1 others ended. Days without a bar (weekends of stocks, holes) have none. Fewer than two: as many as days.

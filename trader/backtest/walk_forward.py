@@ -15,10 +15,14 @@ import numpy as np
 from trader.backtest.data import Bars
 from trader.backtest.deflated import Moments, moments_of
 from trader.backtest.fill import taker_prices
-from trader.backtest.measures import Measures, hold, measure_all, returns_of, sellable, unit_values
+from trader.backtest.measures import Measures, count_returns, hold, measure_all, returns_of, sellable, unit_values
 from trader.backtest.result import SELL, Fills, Refusal, Result, States, equity_of
 from trader.backtest.settings import UNIT, Settings
+from trader.bucket.timeframe import DAY, Timeframe, Times
 from trader.errors import InputError
+
+FEW = 30
+"""Returns of a test below which its Sharpe ratio is said to mean little."""
 
 
 class Fold(NamedTuple):
@@ -48,6 +52,24 @@ def folds(candles: int, tests: int, train: int = 3, embargo: int = 0, *, anchore
         end = start - embargo
         found.append(Fold(range(0 if anchored else end - train * length, end), range(start, start + length)))
     return found
+
+
+def check_tests(time: Times, found: Sequence[Fold]) -> None:
+    """InputError: a test has fewer than two returns, so no Sharpe ratio. `time` is when the candles close."""
+    for number, fold in enumerate(found, 1):
+        if count_returns(time[fold.test.start : fold.test.stop]) < 2:
+            raise InputError(
+                f"walk-forward: the {len(fold.test)} candles of test {number} lie within one day (UTC): a Sharpe ratio "
+                "needs at least 2 daily returns, so fewer tests or more candles are needed"
+            )
+
+
+def short_tests(returns: int, timeframe: Timeframe) -> str:
+    """What is to be said of tests with so few returns; empty: nothing."""
+    if returns >= FEW:
+        return ""
+    unit = "candles" if timeframe.span is None or timeframe.span > DAY else "days"
+    return f"tests of {returns} {unit} are short: a Sharpe ratio of so few {unit} means little"
 
 
 def with_warm_up(test: slice, warm_up: int, settings: Settings) -> slice:
