@@ -24,7 +24,7 @@ from trader.backtest.array import run
 from trader.backtest.bootstrap import confidence
 from trader.backtest.data import Floats, bars_from_frame
 from trader.backtest.deflated import Moments, deflated_sharpe, moments_of, variance_of
-from trader.backtest.measures import measure, returns_of, unit_values
+from trader.backtest.measures import measure, periods_per_year, returns_of, unit_values
 from trader.backtest.result import Result
 from trader.backtest.settings import Settings, parse_settings
 from trader.bucket import read_file, timeframe_named
@@ -189,7 +189,9 @@ HEADER = (
 def line(market: Market, result: Result, plain: Result) -> str:
     """A row of the table: what was chosen, buying and holding, the same without its filter, and the SMA cross."""
     made, cross = measure(result), measure(constant(market, SmaCross()))
-    sure = confidence(returns_of(result.bars.time, unit_values(result.equity, result.flows)), 365)
+    sure = confidence(
+        returns_of(result.bars.time, unit_values(result.equity, result.flows)), periods_per_year(result.bars.time)
+    )
     between = f"{sure.return_percent.low:.0f} to {sure.return_percent.high:.0f}" if sure else "-"
     return (
         f"{market.name:<9}{len(result.bars):>7}{made.return_percent:10.1f}  {between:<16}"

@@ -19,6 +19,7 @@ from tests.unit.test_backtest_record import MINE, run_of, walk
 from trader import migrate
 from trader.backtest.origin import digest_of
 from trader.backtest.record import Run
+from trader.backtest.result import FROM_THE_START
 from trader.backtest.store import delete_run, load_run, save
 from trader.cli._backtest import parse_object
 from trader.cli.backtest import app
@@ -307,6 +308,19 @@ def test_a_strategy_that_fails_is_stored_with_the_reason(
     desk("backtest", "report", "1", "--html", str(page))
     assert "It failed: signal: AttributeError" in page.read_text()
     assert "AttributeError" in desk("backtest", "compare", "1", "1").stdout
+
+
+def test_a_run_that_is_long_from_the_start_says_why_it_made_no_trade(
+    desk: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "always.py").write_text(MINE.format(body="return candles.close * 0 + 1"))
+    page = tmp_path / "out.html"
+    done = desk("backtest", "run", "always:Mine", *CROSS[1:], "--html", str(page))
+    assert done.returncode == 0, done.stderr
+    assert f"\n1 entry not taken: {FROM_THE_START}\n" in done.stdout
+    assert f"\n1 entry not taken: {FROM_THE_START}\n" in desk("backtest", "show", "1").stdout
+    assert FROM_THE_START in page.read_text()
+    assert connection.execute("SELECT trades, refused FROM backtest_run").fetchone() == (0, {FROM_THE_START: 1})
 
 
 def test_candles_of_a_file_need_no_database(cli: Cli, tmp_path: Path) -> None:

@@ -387,6 +387,7 @@ async def test_a_plan_that_cannot_be_is_refused_and_leaves_nothing(db: Connectio
         (plan(odd), "Odd: nothing is searched; name a range"),
         (plan(space={"fast": "50..60", "slow": "20..30"}), "none of 121 sets is one that the class takes"),
         (plan(space=grid, folds=600), "600 candles are too few for 600 tests"),
+        (plan(space=grid, folds=90), r"the 6 candles of test \d+ lie within one day \(UTC\): a Sharpe ratio needs"),
         (plan(space=grid, embargo=5), "belong to --walk-forward"),
         (plan(space=grid, schedule="weekly"), "weekly"),
         (plan(space=grid, schedule="minute"), "minute"),

@@ -21,6 +21,7 @@ import pytest
 
 import strategies
 from tests.plugins.postgres import with_database
+from tests.unit.test_backtest_array import not_taken
 from trader.backtest import exact
 from trader.backtest.array import run
 from trader.backtest.data import Bars, bars_of
@@ -28,7 +29,7 @@ from trader.backtest.exact import run_exact, run_replay, run_targets
 from trader.backtest.exact_database import PREFIX, TEMPLATE, throw_away
 from trader.backtest.exact_replay import Replay
 from trader.backtest.exact_result import compare
-from trader.backtest.result import Result
+from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, Result
 from trader.backtest.run import Frames
 from trader.backtest.settings import parse_settings
 from trader.bucket import read_file, timeframe_named
@@ -158,6 +159,7 @@ def test_gaps_minimums_dust_partial_fills_and_flows_are_the_same(server: str, pl
     expected = run(bars, targets, settings, 5)
     found = run_targets(server, bars, targets, settings, 5)
     assert compare(expected, found.result) is None
+    assert not_taken(expected) == not_taken(found.result)
     if settings.rounded and settings.quantity_step != exact.UNIT:
         assert_same_digits(expected, found.result)
     assert len(expected.fills) > 10
@@ -247,6 +249,29 @@ def test_a_schedule_decides_at_its_moments_only(server: str) -> None:
     assert_same_digits(found.expected, found.result)
     assert len(found.result.fills) > 5
     assert set(found.result.bars.time[found.result.fills.decided] % 3_600_000 // MINUTE) <= {0, 1, 2}
+
+
+class Long(Strategy):
+    """In from the start on, but for the three candles before each gap."""
+
+    @property
+    def warm_up(self) -> int:
+        return 2
+
+    def signal(self, candles: pd.DataFrame) -> pd.Series:
+        near = pd.Series(candles.index, candles.index).diff().gt(pd.Timedelta("1min"))
+        return 1.0 - near[::-1].rolling(3, min_periods=1).max()[::-1].shift(-1, fill_value=0.0)
+
+
+@pytest.mark.parametrize("schedule", ["bucket", "minute"])
+def test_entries_that_are_not_taken_are_the_same(server: str, schedule: str) -> None:
+    settings = parse_settings({"quantity_step": "0.001", "price_tick": "0.01"})
+    found = run_exact(Long(), as_frames(drawn(8, 200)), settings, schedule, server=server)
+    assert found.difference is None
+    assert not_taken(found.result) == not_taken(found.expected)
+    reasons = [reason for _, reason in not_taken(found.result)]
+    assert reasons == [FROM_THE_START, *[AFTER_A_GAP] * (len(reasons) - 1)]
+    assert len(reasons) > 3
 
 
 @pytest.mark.parametrize(

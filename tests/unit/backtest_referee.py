@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 
 from trader.backtest.data import Bars
+from trader.backtest.result import AFTER_A_GAP, FROM_THE_START
 from trader.backtest.settings import Settings
 from trader.exchange.protocol import Side
 from trader.sizing import LEAST, Denial, Intent, Quote, Rules, floor_to, size
@@ -39,13 +40,15 @@ class Seen:
     deposits: Decimal
     fees_in_quote: Decimal
     """Each at the price of its fill."""
+    not_taken: list[tuple[int, str]]
+    """Entries that were wanted without a fresh cross: where the target began to be above 0, and why it was none."""
 
 
 class Referee:
     def __init__(self, bars: Bars, targets: list[float], settings: Settings, warm_up: int = 1) -> None:
         self.bars, self.targets, self.settings, self.warm_up = bars, targets, settings, warm_up
         self.cash = self.holding = ZERO
-        self.seen = Seen([], [], [], [], ZERO, ZERO)
+        self.seen = Seen([], [], [], [], ZERO, ZERO, [])
         self.order: tuple[int, Side] | None = None
 
     def run(self) -> Seen:
@@ -77,6 +80,9 @@ class Referee:
         s = self.settings
         minimums = Minimums(s.quantity_min, s.quantity_step, s.cost_min)
         decision = decide(targets, self.holding, self.cash, 0, Stake(s.stake, s.stake_in_percent), minimums)
+        began = bar == self.warm_up - 1 or self.targets[bar - 1] <= 0
+        if began and "the one before is unknown" in decision.reason:
+            self.seen.not_taken.append((bar, FROM_THE_START if bar == self.warm_up - 1 else AFTER_A_GAP))
         if decision.order is not None:
             self.order = (bar, decision.order)
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tests.unit.backtest_referee import Referee, Seen
 from trader.backtest.array import run
+from trader.backtest.bars import run_bars
 from trader.backtest.data import Bars, Floats, bars_of
 from trader.backtest.fill import Plain, Rounded, taker_prices
-from trader.backtest.result import Result
+from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, NOT_TAKEN, Result
 from trader.backtest.settings import Settings, parse_settings
 from trader.errors import InputError
 
@@ -74,6 +75,12 @@ def assert_same(result: Result, seen: Seen) -> None:
     assert result.cash.tolist() == [float(one) for one in seen.cash]
     assert result.holding.tolist() == [float(one) for one in seen.holding]
     assert np.abs(result.equity - np.array([float(one) for one in seen.equity])).max() < 1e-6
+    assert not_taken(result) == seen.not_taken
+
+
+def not_taken(result: Result) -> list[tuple[int, str]]:
+    """The entries that were wanted without a fresh cross."""
+    return [(one.bar, one.reason) for one in result.refused if one.reason in NOT_TAKEN]
 
 
 @pytest.mark.parametrize("name", MARKETS)
@@ -103,7 +110,8 @@ def test_without_steps_it_agrees_to_the_cent(seed: int, stake: int, side: str, f
     product, seen = run(bars, targets, terms), Referee(bars, targets.tolist(), terms).run()
     assert product.fills.bar.tolist() == [one.bar for one in seen.fills]
     assert product.fills.price.tolist() == pytest.approx([float(one.price) for one in seen.fills], abs=1e-9)
-    assert np.abs(product.equity - [float(one) for one in seen.equity]).max() < CENT
+    apart = np.abs(product.equity - [float(one) for one in seen.equity])
+    assert (apart < CENT * np.maximum(1, product.equity / 10_000)).all()  # what a cut left behind grows with the rest
     assert np.abs(product.fills.fee - [float(one.fee) for one in seen.fills]).max(initial=0) < CENT
 
 
@@ -122,6 +130,7 @@ def test_the_product_and_the_loop_are_the_same(seed: int, stake: int, side: str,
         replace(bars, volume=np.full(150, 1e9)), targets, terms.model_copy(update={"volume_share": Decimal(1)})
     )
     assert product.fills.bar.tolist() == looped.fills.bar.tolist()
+    assert not_taken(product) == not_taken(looped)
     assert product.equity == pytest.approx(looped.equity, rel=1e-12)
     assert product.cash == pytest.approx(looped.cash, rel=1e-12, abs=1e-9)
 
@@ -285,7 +294,46 @@ def test_an_exit_that_a_gap_swallows_is_made_up_for() -> None:
 
 def test_a_bar_after_a_gap_is_no_fresh_cross() -> None:
     bars = bars_at([10] * 5, [10] * 5, [1, 2, 4, 5, 6])
-    assert len(run(bars, np.array([0, 0, 1.0, 1.0, 0]), parse_settings({})).fills) == 0
+    result = run(bars, np.array([0, 0, 1.0, 1.0, 0]), parse_settings({}))
+    assert len(result.fills) == 0
+    assert result.refused == ((2, AFTER_A_GAP),)
+
+
+ALWAYS, AGAIN = [1.0] * 8, [1.0, 0, 0, 1.0, 1.0, 0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("targets", "warm_up", "said"),
+    [
+        (ALWAYS, 1, [(0, FROM_THE_START)]),
+        (ALWAYS, 3, [(2, FROM_THE_START)]),
+        (ALWAYS, 4, [(3, FROM_THE_START)]),  # the bar after the gap, but nothing counts before it
+        (AGAIN, 1, [(0, FROM_THE_START), (3, AFTER_A_GAP)]),
+        (AGAIN, 2, [(3, AFTER_A_GAP)]),
+        ([0, 1.0, 1.0, 1.0, 1.0, 0, 1.0, 1.0], 1, []),  # it is in when the gap comes
+        ([1.0] * 5 + [0, 1.0, 1.0], 1, [(0, FROM_THE_START)]),  # a gap within a stretch begins no other
+        (ALWAYS, 9, []),
+    ],
+)
+@pytest.mark.parametrize("terms", [{}, {"quantity_step": "0.01", "gap": "skip"}, {"fill": "close"}])
+def test_a_stretch_without_a_fresh_cross_is_told_once(
+    targets: list[float], warm_up: int, said: list[tuple[int, str]], terms: dict[str, Any]
+) -> None:
+    bars, settings = bars_at([10] * 8, [10] * 8, [1, 2, 3, 6, 7, 8, 9, 10]), parse_settings(terms)
+    followed = run_bars(bars, lambda context: targets[context.index], settings, warm_up)
+    for result in (run(bars, np.array(targets), settings, warm_up), followed):
+        assert not_taken(result) == said
+        assert sorted(result.refused) == list(result.refused)
+
+
+def test_nothing_is_missed_where_something_is_held() -> None:
+    """The gap swallows the exit, so it is still in when the target rises again after it."""
+    bars, targets = bars_at([10] * 6, [10] * 6, [1, 2, 3, 6, 7, 8]), [0, 1.0, 0, 1.0, 1.0, 1.0]
+    settings = parse_settings({"gap": "skip"})
+    followed = run_bars(bars, lambda context: targets[context.index], settings)
+    for result in (run(bars, np.array(targets), settings), followed):
+        assert result.refused == ((2, "a gap follows"),)
+        assert result.holding[-1] > 0
 
 
 def test_months_have_gaps_too() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.test_backtest_array import MARKETS, MINUTE, SEEDS, drawn
+from tests.unit.test_backtest_array import MARKETS, MINUTE, SEEDS, drawn, not_taken
 from trader.backtest.array import run
 from trader.backtest.bars import Engine, run_bars
 from trader.backtest.data import Bars, bars_of
@@ -57,6 +57,7 @@ def test_following_targets_it_equals_the_array_engine(name: str, seed: int, gaps
     quick = run(bars, targets, terms, warm_up)
     slow = run_bars(bars, lambda context: wanted[context.index], terms, warm_up)
     assert slow.equity.tolist() == quick.equity.tolist()
+    assert not_taken(slow) == not_taken(quick)
     for column in ("bar", "decided", "side", "price", "quantity", "quote", "fee", "maker"):
         assert getattr(slow.fills, column).tolist() == getattr(quick.fills, column).tolist(), column
 

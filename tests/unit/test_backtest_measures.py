@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from tests.unit.test_backtest_array import MARKETS, MINUTE, SEEDS, bars_at, drawn
 from trader.backtest.array import run
 from trader.backtest.bars import run_bars
+from trader.backtest.bootstrap import confidence
 from trader.backtest.data import bars_of
-from trader.backtest.measures import drawdown, measure, ratios_of, returns_of, sales_of, unit_values
+from trader.backtest.measures import drawdown, measure, periods_per_year, ratios_of, returns_of, sales_of, unit_values
+from trader.backtest.record import made_of
 from trader.backtest.settings import parse_settings
 from trader.backtest.ticket import Context
-from trader.bucket.timeframe import DAY
+from trader.bucket.timeframe import DAY, Times
 
 FREE = {"deposit": 1_000, "taker": 0, "quantity_step": "0.001", "price_tick": "0.01"}
 
@@ -102,15 +104,64 @@ def test_returns_are_of_days() -> None:
 
 
 def test_a_year_by_hand() -> None:
-    """Doubled in 73 days is 2^5 in a year; the fall on the way was a half."""
+    """Doubled in 73 days is 2^(365.25 / 73) in a year; the fall on the way was a half."""
     closes = np.concatenate(([100.0, 100, 100, 50], np.full(70, 200.0)))
     bars = bars_of("1d", days(*closes), closes, closes, closes, closes, np.ones(74))
     made = measure(run(bars, np.concatenate(([0], np.ones(73))), parse_settings(FREE)))
     assert made.return_percent == pytest.approx(100)
-    assert made.annual_return_percent == pytest.approx(3_100)
-    assert made.calmar == pytest.approx(31 / 0.5)
+    annual = 2 ** (365.25 / 73) - 1
+    assert made.annual_return_percent == pytest.approx(100 * annual)
+    assert made.calmar == pytest.approx(annual / 0.5)
     returns = np.array([0.0] * 3 + [-0.5, 3.0] + [0.0] * 69)
-    assert made.sharpe == pytest.approx(returns.mean() / returns.std(ddof=1) * math.sqrt(365))
+    assert made.sharpe == pytest.approx(returns.mean() / returns.std(ddof=1) * math.sqrt(365.25))
+
+
+def closes_at(*dates: str) -> Times:
+    return np.array(dates, dtype="datetime64[ms]").astype(np.int64)
+
+
+def test_a_year_has_as_many_returns_as_there_were() -> None:
+    """Of n returns, n - 1 ended between the days of the first and the last."""
+    assert periods_per_year(days(*range(100))) == pytest.approx(365.25)
+    hours = np.arange(1, 24 * 9 + 11, dtype=np.int64) * DAY // 24  # nine days and ten hours, the last a day of its own
+    assert periods_per_year(hours) == pytest.approx(365.25)
+    week = closes_at("2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-06", "2024-01-09", "2024-01-10")
+    assert periods_per_year(week) == pytest.approx(6 / 8 * 365.25)  # a weekend is between
+    hole = np.concatenate((np.arange(1, 31), np.arange(121, 151))).astype(np.int64) * DAY
+    assert periods_per_year(hole) == pytest.approx(59 / 149 * 365.25)  # three months are missing
+    weeks = np.arange(1, 20, dtype=np.int64) * 7 * DAY
+    assert periods_per_year(weeks) == pytest.approx(365.25 / 7)
+    assert periods_per_year(week[:1]) == periods_per_year(week[:0]) == 365.25
+
+
+def test_stocks_have_about_252_returns_a_year() -> None:
+    """Ten years of weekdays without nine holidays a year."""
+    every = np.arange(np.datetime64("2010-01-01"), np.datetime64("2020-01-01"))
+    open_days = every[np.is_busday(every)]
+    open_days = np.delete(open_days, np.arange(0, len(open_days), 29))
+    time = (open_days + 1).astype("datetime64[ms]").astype(np.int64)
+    assert 251 < periods_per_year(time) < 253
+
+
+def test_the_sharpe_ratio_of_a_run_with_a_hole_is_that_of_its_returns() -> None:
+    """Always in from the second day on; ten days, then a hole of a year, then ten more."""
+    closes = np.round(100 * np.exp(np.random.default_rng(5).normal(0.001, 0.02, 20).cumsum()), 2)
+    time = np.concatenate((np.arange(1, 11), np.arange(376, 386))).astype(np.int64) * DAY
+    opens = np.concatenate((closes[:1], closes[:-1]))
+    high, low = np.maximum(opens, closes), np.minimum(opens, closes)
+    bars = bars_of("1d", time, opens, high, low, closes, np.ones(20))
+    result = run(bars, np.concatenate(([0], np.ones(19))), parse_settings({"taker": 0}))
+    returns = np.concatenate(([0.0], result.equity[1:] / result.equity[:-1] - 1))
+    year = 19 / 384 * 365.25
+    made = made_of(result, 1, seed=1)
+    ratio = returns.mean() / returns.std(ddof=1)
+    assert measure(result).sharpe == pytest.approx(ratio * math.sqrt(year))
+    assert made.held is not None
+    assert made.held["sharpe"] == pytest.approx(ratio * math.sqrt(year), rel=1e-4)
+    sure = confidence(returns, year, seed=1)
+    assert sure is not None
+    assert made.confidence is not None
+    assert made.confidence["sharpe"] == pytest.approx([sure.sharpe.low, sure.sharpe.high], rel=1e-4)
 
 
 def test_fills_of_one_order_are_one_trade() -> None:

@@ -23,9 +23,9 @@ from trader.backtest.chart import moments, number, ticks
 from trader.backtest.plot import plot
 from trader.backtest.record import MEASURES, Point, Run, began, compute
 from trader.backtest.report import monthly, report, write_report
-from trader.backtest.result import Result
+from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, Result
 from trader.backtest.settings import parse_settings
-from trader.backtest.words import WORDS, Word, told
+from trader.backtest.words import WORDS, Word, not_done, told
 from trader.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +141,13 @@ def test_numbers_as_people_read_them() -> None:
     assert told(kinds["days"], 3.04) == "3.0 days"
     assert told(kinds["count"], 1234) == "1,234"
     assert told(kinds["ratio"], None) == "·"
+
+
+def test_what_was_not_done_is_told_by_its_kind() -> None:
+    assert not_done(FROM_THE_START, 1) == f"1 entry not taken: {FROM_THE_START}"
+    assert not_done(AFTER_A_GAP, 1_200) == f"1,200 entries not taken: {AFTER_A_GAP}"
+    assert not_done("a gap follows", 1) == "1 order not filled: a gap follows"
+    assert not_done("a gap follows", 2) == "2 orders not filled: a gap follows"
 
 
 def test_every_measure_has_its_word() -> None:

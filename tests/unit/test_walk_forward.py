@@ -1,5 +1,6 @@
 """Walk-forward: where trainings and tests lie, that nothing of a test is seen before it, and that money goes on."""
 
+from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -15,7 +16,19 @@ from trader.backtest.measures import measure
 from trader.backtest.run import Frames, backtest
 from trader.backtest.settings import Settings, parse_settings
 from trader.backtest.trial import Task, try_set
-from trader.backtest.walk_forward import Fold, check_settings, cut, folds, joined, left_over, with_warm_up
+from trader.backtest.walk_forward import (
+    Fold,
+    check_settings,
+    check_tests,
+    closed,
+    cut,
+    folds,
+    joined,
+    left_over,
+    short_tests,
+    with_warm_up,
+)
+from trader.bucket.timeframe import DAY, timeframe_named
 from trader.errors import InputError
 from trader.strategy import Params, Strategy
 
@@ -149,6 +162,52 @@ def test_what_is_left_over_is_what_a_sale_would_bring_and_goes_on() -> None:
     assert told.return_percent == pytest.approx(16.424)
     assert told.max_drawdown_percent == pytest.approx(100 * (1 - 1164.24 / 1200))
     assert told.buy_and_hold_percent == pytest.approx(8.0)
+
+
+def test_what_is_sold_at_the_end_of_a_test_is_a_trade() -> None:
+    """In at 100 with 1000: 10 less a fee of 1 % are 9.9; at 90 they are sold, 2 % below and with a fee of 1 %."""
+    settings = PLAIN.model_copy(update={"taker": Decimal("0.01"), "slippage": Decimal("0.02")})
+    bars = bars_from_frame(frame([100, 100, 100, 90]), "1d")
+    held = run(bars, np.array([0.0, 1, 1, 1]), PLAIN.model_copy(update={"taker": Decimal("0.01")}))
+    assert measure(held).trades == 0
+    ended = closed(replace(held, settings=settings))
+    made, brought = measure(ended), 9.9 * 90 * 0.98 * 0.99
+    assert (made.trades, made.win_percent, made.unrealised) == (1, 0, 0)
+    assert made.equity == pytest.approx(brought) == pytest.approx(float(ended.cash[-1]))
+    assert made.realised == made.profit == pytest.approx(brought - 1000)
+    assert made.return_percent == pytest.approx(100 * (brought / 1000 - 1))
+    assert made.fees == pytest.approx(10 + 9.9 * 90 * 0.98 * 0.01)
+    assert left_over(ended) == left_over(replace(held, settings=settings))
+    assert ended.fills.bar.tolist() == [2, 3]
+    assert ended.fills.order.tolist() == [0, 1]
+    assert ended.fills.side.dtype == held.fills.side.dtype
+    assert joined([ended, ended])[0].trades == 2
+
+
+@pytest.mark.parametrize("terms", [{}, {"quantity_step": "0.001", "cost_min": 2000}, {"quantity_min": 11}])
+def test_nothing_is_sold_at_the_end_where_nothing_can_be(terms: dict[str, Any]) -> None:
+    bars = bars_from_frame(frame([100, 100, 100, 90]), "1d")
+    targets = np.array([0.0, 1, 1, 1]) if terms else np.array([0.0, 1, 0, 0])
+    result = run(bars, targets, PLAIN)
+    assert len(result.fills) == (1 if terms else 2)
+    bounded = replace(result, settings=PLAIN.model_copy(update=parse_settings(terms).model_dump(include=set(terms))))
+    assert closed(bounded) is bounded
+
+
+def test_tests_within_a_day_are_refused_and_short_ones_are_named() -> None:
+    hours = np.arange(1, 24 * 10 + 1, dtype=np.int64) * DAY // 24
+    check_tests(hours, folds(len(hours), 2, train=1))
+    check_tests(hours, [Fold(range(20), range(20, 30))])  # six hours are on the next day
+    with pytest.raises(InputError, match=r"the 24 candles of test 1 lie within one day \(UTC\).*at least 2 daily"):
+        check_tests(hours, [Fold(range(24), range(24, 48))])
+    with pytest.raises(InputError, match="the 10 candles of test 2 lie"):
+        check_tests(hours, [Fold(range(20), range(20, 30)), Fold(range(100), range(100, 110))])
+    day, week, month = (timeframe_named(name) for name in ("1d", "1w", "1M"))
+    assert short_tests(8, day) == "tests of 8 days are short: a Sharpe ratio of so few days means little"
+    assert short_tests(29, timeframe_named("1m")).startswith("tests of 29 days are short")
+    assert short_tests(8, week) == "tests of 8 candles are short: a Sharpe ratio of so few candles means little"
+    assert short_tests(8, month) == short_tests(8, week)
+    assert short_tests(30, day) == short_tests(30, week) == ""
 
 
 def test_later_deposits_cannot_be_cut_into_tests() -> None:

@@ -7,7 +7,7 @@ only over them. Both follow `trader.strategy.decide`, as live trading does; test
 
 import numpy as np
 
-from trader.backtest.crosses import Signal, signal_of
+from trader.backtest.crosses import Signal, not_taken, signal_of
 from trader.backtest.data import Bars, Floats, Indices
 from trader.backtest.fill import Rounded, arithmetic_of, stake_share, taker_prices
 from trader.backtest.result import BUY, SELL, Fills, Result, States, equity_of
@@ -30,7 +30,8 @@ def run(bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1) -> Re
     if not _is_product(bars, signal, settings):
         return Walk(bars, signal, settings, arithmetic).go()
     fills, states = _multiply(bars, signal, settings)
-    return Result(bars, settings, fills, states, ((0, float(settings.deposit)),), equity_of(bars, states))
+    flows, missed = ((0, float(settings.deposit)),), tuple(not_taken(signal))  # nothing is held at any of them
+    return Result(bars, settings, fills, states, flows, equity_of(bars, states), missed)
 
 
 def check(bars: Bars, targets: Floats) -> None:

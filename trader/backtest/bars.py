@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trader.backtest.book import Book
+from trader.backtest.crosses import why_stale
 from trader.backtest.data import Bars, Floats
 from trader.backtest.fill import Arithmetic, N, Rounded, Trade, arithmetic_of
 from trader.backtest.made import Making
@@ -79,6 +80,9 @@ class Engine(Generic[N]):
         self.skips = settings.gap == "skip"
         self.broken = frozenset(bars.breaks.tolist())
         self.before: float | None = None
+        """The target before; None: there was none yet, or a candle before this one is missing."""
+        self.before_gap: float | None = None
+        """The last target before the last gap."""
         self.cost = 0.0
         self.entered_inside = False
         self.below, self.above = -INFINITE, INFINITE
@@ -106,8 +110,8 @@ class Engine(Generic[N]):
                 )
                 if index < first:
                     continue
-                if index in broken:
-                    self.before = None
+                if index in broken and self.before is not None:
+                    self.before, self.before_gap = None, self.before
                 if not wanted:
                     continue
                 context.now = now
@@ -159,8 +163,11 @@ class Engine(Generic[N]):
                 context.sell()
             elif context.orders:
                 context.cancel()
-        elif not held and before is not None and before <= 0 and not self._buying():
-            context.buy()
+        elif not held and (before is None or before <= 0) and not self._buying():
+            if before is not None:
+                context.buy()
+            elif reason := why_stale(self.before_gap):
+                self.book.refuse(index, reason)
 
     def _buying(self) -> bool:
         return any(ticket.alive and ticket.side == "buy" for ticket in self.context.orders)

@@ -1,6 +1,9 @@
 """The book of a run: its money, its deposits and withdrawals, and every fill as it is written down."""
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from decimal import Decimal
+from operator import itemgetter
 from typing import Generic
 
 import numpy as np
@@ -67,8 +70,19 @@ class Book(Generic[N]):
         self._states.append((bar, self.cash, self.holding))
 
     def refuse(self, decided: int, reason: str) -> None:
-        """Write down that an order was not filled."""
+        """Write down that an order was not filled, or an entry not taken."""
         self.refused.append(Refusal(decided, reason))
+
+    def not_taken(self, wanted: Iterable[Refusal]) -> None:
+        """Write down entries that were wanted and not decided, where nothing was held at the close that could be sold.
+        Only for a book whose fills are all in it.
+        """
+        for one in wanted:
+            place = bisect_right(self._states, one.bar, key=itemgetter(0))
+            held = self._states[place - 1][2] if place else None
+            if not held or self.bars.close[one.bar] < self.arithmetic.least_price(held):
+                self.refused.append(one)
+        self.refused.sort(key=itemgetter(0))
 
     def result(self) -> Result:
         """All that was written, as columns."""

@@ -10,6 +10,7 @@ import psycopg
 from numpy.typing import NDArray
 
 from trader.backtest.book import flows_at
+from trader.backtest.crosses import why_stale
 from trader.backtest.data import Bars, Floats
 from trader.backtest.exact_desk import ExactDesk
 from trader.backtest.exact_targets import Wanted
@@ -109,8 +110,9 @@ class Targeted(Replay):
         targets = self.wanted.at(bar)
         decision = self.decided(targets)
         if decision.order is None:
-            if self.wanted.is_fresh(bar) and not self.minimums.sellable(self.money.holding, targets.price):
-                self.refused.append(Refusal(bar, decision.reason))  # only the money was missing
+            reason = decision.reason if self.wanted.is_fresh(bar) else self.wanted.why_stale(bar)
+            if reason and not self.minimums.sellable(self.money.holding, targets.price):
+                self.refused.append(Refusal(bar, reason))  # only the money was missing, or the cross was not fresh
             return
         order = await self.order(bar, decision.order)
         if order is not None:
@@ -139,6 +141,7 @@ class Stepped(Replay):
         self.context = Context(bars, indicators, longest, self._made)
         self.making = Making()
         self.before: float | None = None
+        self.before_gap: float | None = None
 
     async def go(self) -> None:
         row = namedtuple("Now", self.indicators)  # type: ignore[misc]  # its fields are the strategy's
@@ -149,8 +152,8 @@ class Stepped(Replay):
                 await self.turn(bar, given)
                 given = None
             await self._fund_at(bar)
-            if bar in self._broken:
-                self.before = None
+            if bar in self._broken and self.before is not None:
+                self.before, self.before_gap = None, self.before
             if bar < self.first or not (self.decides is None or self.decides[bar]):
                 continue
             self._show(bar, row(*(float(column[bar]) for column in self.indicators.values())))
@@ -190,13 +193,17 @@ class Stepped(Replay):
                 )
             if target <= 0 or decision.order is not None:  # a target of 0 or below takes orders back
                 side, quantity = decision.order, None
-            elif not tickets and self._would_enter(targets):
-                self.refused.append(Refusal(bar, decision.reason))
+            elif not tickets and (reason := self._not_entered(targets, decision.reason)):
+                self.refused.append(Refusal(bar, reason))
         return None if side is None else await self.order(bar, side, quantity)
 
-    def _would_enter(self, targets: Targets) -> bool:
-        fresh = targets.now > 0 and targets.previous is not None and targets.previous <= 0
-        return fresh and not self.minimums.sellable(self.money.holding, targets.price)
+    def _not_entered(self, targets: Targets, missing: str) -> str | None:
+        """Why an entry was wanted and not taken: for a fresh cross what was `missing`; None: none was wanted."""
+        if targets.now <= 0 or self.minimums.sellable(self.money.holding, targets.price):
+            return None
+        if targets.previous is None:
+            return why_stale(self.before_gap)
+        return missing if targets.previous <= 0 else None
 
     def _refuse(self, bar: int, tickets: list[Ticket]) -> None:
         """InputError: what is given cannot be replayed exactly."""

@@ -5,6 +5,7 @@ from decimal import Decimal
 import numpy as np
 
 from trader.backtest.data import Bars, Floats
+from trader.backtest.result import AFTER_A_GAP, FROM_THE_START
 from trader.sizing import floor_to
 from trader.strategy import Minimums, Targets
 
@@ -19,7 +20,8 @@ class Wanted:
     `trader.strategy.decide` is a function of the targets of a bar and the one before, its close, and what is held and
     free. What is held and free only changes by fills, deposits and withdrawals, which are all here. So between two of
     them a bar can only lead to an order if its target is 0 or below and what is held can be sold at its close, or if it
-    is a fresh cross; the others are left out. A test asks at every bar all the same and gets the same.
+    begins to be above 0, as a fresh cross or as one that is told as not taken; the others are left out. A test asks at
+    every bar all the same and gets the same.
     """
 
     def __init__(self, bars: Bars, targets: Floats, warm_up: int, minimums: Minimums, *, every: bool = False) -> None:
@@ -35,12 +37,21 @@ class Wanted:
         self._fresh = self._inside.copy()
         self._fresh[1:] &= ~self._inside[:-1]
         self._fresh[: self._first + 1] = False
+        self._stale = self._fresh & self._broken
         self._fresh[self._broken] = False
-        self._crosses = np.flatnonzero(self._fresh)
+        self._stale[self._first : self._first + 1] = self._inside[self._first : self._first + 1]
+        self._begins = self._fresh | self._stale
+        self._crosses = np.flatnonzero(self._begins)
 
     def is_fresh(self, bar: int) -> bool:
         """Whether the target rises above 0 there, from a bar right before that is known."""
         return bool(self._fresh[bar])
+
+    def why_stale(self, bar: int) -> str | None:
+        """Why a target that begins to be above 0 there is no entry; None: it does not, or it is a fresh cross."""
+        if not self._stale[bar]:
+            return None
+        return FROM_THE_START if bar == self._first else AFTER_A_GAP
 
     def at(self, bar: int) -> Targets:
         """The targets of a bar, as a strategy's run has them: the one before only if its bar is right before."""
@@ -60,7 +71,7 @@ class Wanted:
         length = CHUNK
         while bar < len(self._bars):
             part = slice(bar, bar + length)
-            found = self._fresh[part] | (~self._inside[part] & (self._bars.close[part] >= least))
+            found = self._begins[part] | (~self._inside[part] & (self._bars.close[part] >= least))
             if found.any():
                 return bar + int(found.argmax())
             bar, length = bar + length, 2 * length

@@ -16,8 +16,8 @@ from trader.backtest.fill import taker_prices
 from trader.backtest.result import BUY, Result
 from trader.bucket.timeframe import DAY, Times
 
-YEAR = 365 * DAY
-"""Markets that never close: a year has 365 days of trading."""
+YEAR = 365.25 * DAY
+"""A year of the calendar, in milliseconds, leap years counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +198,34 @@ def returns_of(time: Times, units: Floats) -> Floats:
     """The returns of days (of bars, where those are longer), the first one since the start."""
     if len(time) < 2:
         return np.zeros(0)
-    days = (time - 1) // DAY  # a bar that closes at midnight belongs to the day before
-    last = np.append(days[1:] != days[:-1], True)
-    values = np.concatenate(([1.0], units[last]))
+    values = np.concatenate(([1.0], units[_day_ends(time)]))
     whole = values[:-1] > 0
     return values[1:][whole] / values[:-1][whole] - 1
 
 
+def count_returns(time: Times) -> int:
+    """How many returns `returns_of` finds in bars that close at these moments, if money is never all lost."""
+    return int(_day_ends(time).sum()) if len(time) > 1 else 0
+
+
 def periods_per_year(time: Times) -> float:
-    """How many of the returns of `returns_of` a year has."""
-    if len(time) < 2:
-        return YEAR / DAY
-    return YEAR / max(DAY, float(np.median(np.diff(time))))
+    """How many returns of `returns_of` there were in a year: between the days in which the first and the last of n end,
+    n - 1 others ended. Days without a bar (weekends of stocks, holes) have none. Fewer than two: as many as days.
+    """
+    days = _days(time)[_day_ends(time)]
+    return (len(days) - 1) * YEAR / (DAY * float(days[-1] - days[0])) if len(days) > 1 else YEAR / DAY
+
+
+def _days(time: Times) -> Indices:
+    """The UTC days of closes, counted from 1970: a bar that closes at midnight belongs to the day before."""
+    days: Indices = (time - 1) // DAY
+    return days
+
+
+def _day_ends(time: Times) -> NDArray[np.bool_]:
+    """Whether a bar is the last of its day."""
+    days = _days(time)
+    return np.append(days[1:] != days[:-1], [True] * (len(time) > 0)).astype(np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +257,17 @@ def annual_return(units: Floats, time: Times) -> float | None:
 
 def held_share(result: Result) -> float:
     """The share of the bars at whose close something was held that can be sold."""
+    return float(sellable(result).mean())
+
+
+def sellable(result: Result) -> NDArray[np.bool_]:
+    """Of each close, whether something was held that can be sold."""
     settings, holding = result.settings, result.holding
     least = float(max(settings.quantity_step or 0, settings.quantity_min or 0))
     held: NDArray[np.bool_] = (holding > 0) & (holding >= least)
     if settings.cost_min is not None:
         held &= holding * result.bars.close >= float(settings.cost_min)
-    return float(held.mean())
+    return held
 
 
 def hold(result: Result, since: int = 0) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from trader.backtest.array import check, run
 from trader.backtest.book import Book, flows_at
-from trader.backtest.crosses import signal_of
+from trader.backtest.crosses import not_taken, signal_of
 from trader.backtest.data import Bars, Floats
 from trader.backtest.fill import Arithmetic, N, Plain, Rounded
 from trader.backtest.leg import Leg
@@ -174,6 +174,8 @@ class _Shared(Generic[N]):
         now = 2 * self.time
         purse = np.concatenate(([0.0], self.arithmetic.numbers([cash for _, cash in self.states])))
         cash = purse[np.searchsorted(np.array([at for at, _ in self.states], dtype=np.int64), now, "right")]
+        for leg, book in zip(self.legs, self.books, strict=True):
+            book.not_taken(not_taken(leg.signal))
         results = tuple(book.result() for book in self.books)
         equity = cash.copy()
         for result, moments in zip(results, self.moments, strict=True):

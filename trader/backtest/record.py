@@ -40,7 +40,7 @@ LONGEST_ERROR = 2_000
 MOST_GAPS = 20
 """Gaps that are told one by one, the longest."""
 MOST_REASONS = 20
-"""Reasons of orders that were not filled, of which each is counted; the rest are counted together."""
+"""Reasons of orders not filled and entries not taken, of which each is counted; the rest are counted together."""
 HELD = (
     "return_percent",
     "annual_return_percent",
@@ -101,6 +101,7 @@ class Made:
     confidence: Mapping[str, Any] | None
     """level, draws, block, loss_percent, and [low, high] of return_percent, sharpe and max_drawdown_percent."""
     refused: Mapping[str, int]
+    """Orders not filled and entries not taken: how many, by reason."""
     trades: tuple[Trade, ...]
     points: tuple[Point, ...]
 
@@ -230,7 +231,7 @@ def _confidence(sure: Confidence) -> dict[str, Any]:
 
 
 def _reasons(result: Result) -> dict[str, int]:
-    """How many orders were not filled, by reason."""
+    """How many orders were not filled and entries not taken, by reason."""
     counts = Counter(refusal.reason for refusal in result.refused).most_common()
     found = dict(counts[:MOST_REASONS])
     if rest := sum(count for _, count in counts[MOST_REASONS:]):

@@ -312,9 +312,8 @@ def _refused(made: Made) -> str:
     rows = "".join(
         f'<tr><td class="n">{count:,}</td><td>{escape(reason)}</td></tr>' for reason, count in made.refused.items()
     )
-    return (
-        f'<h2>Orders that were not filled</h2>\n<table><tr><th class="n">how many</th><th>why</th></tr>{rows}</table>'
-    )
+    head = '<tr><th class="n">how many</th><th>why</th></tr>'
+    return f"<h2>Orders not filled, entries not taken</h2>\n<table>{head}{rows}</table>"
 
 
 def _made_of(run: Run) -> str:

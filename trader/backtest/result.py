@@ -12,6 +12,11 @@ from trader.backtest.settings import Settings
 
 BUY, SELL = 1, -1
 
+FROM_THE_START = "the target is above 0 from the first candle that counts: an entry needs a rise from 0 or below"
+AFTER_A_GAP = "the candle before is missing: an entry needs a rise from 0 or below right before"
+NOT_TAKEN = frozenset({FROM_THE_START, AFTER_A_GAP})
+"""Reasons why a target above 0 never became an order. Each is told once, where the target began to be above 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fills:
@@ -49,10 +54,10 @@ class States:
 
 
 class Refusal(NamedTuple):
-    """An order that was decided and not filled."""
+    """An order that was decided and not filled, or (reasons in NOT_TAKEN) an entry that was wanted and not decided."""
 
     bar: int
-    """At the close of which it was decided."""
+    """At the close of which it was decided, or first wanted."""
     reason: str
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.types.json import Jsonb
 
+from trader.backtest.data import bars_from_frame
 from trader.backtest.search import Search, check_sampler, grid_points, random_points
 from trader.backtest.settings import parse_settings
 from trader.backtest.space import Point, grid_size, parse_space, text_of
 from trader.backtest.sweep_row import read_candles
 from trader.backtest.trial import Task, candle_digest, code_digest
-from trader.backtest.walk_forward import Fold, check_settings, folds
+from trader.backtest.walk_forward import Fold, check_settings, check_tests, folds
 from trader.bucket import Timeframe, timeframe_named
 from trader.clock import from_milliseconds, to_milliseconds
 from trader.config import Settings
@@ -161,17 +162,19 @@ async def check_plan(connection: Connection, settings: Settings, plan: Plan) -> 
     candles = await read_candles(connection, settings, market.id, length.id, plan.since, plan.until)
     if len(candles) < 2:
         raise InputError(await _without_candles(connection, plan, market.id))
-    cut = _cut(len(candles), plan, task)
+    cut = _cut(candles, plan, task)
     return Draft(plan, search, task, market.id, length, candles, cut)
 
 
-def _cut(candles: int, plan: Plan, task: Task) -> list[Fold]:
+def _cut(candles: "DataFrame", plan: Plan, task: Task) -> list[Fold]:
     if not plan.folds:
         if plan.embargo or plan.anchored:
             raise InputError("--embargo and --anchored belong to --walk-forward")
         return []
     check_settings(task.settings)
-    return folds(candles, plan.folds, plan.train, plan.embargo, anchored=plan.anchored)
+    found = folds(len(candles), plan.folds, plan.train, plan.embargo, anchored=plan.anchored)
+    check_tests(bars_from_frame(candles, plan.timeframe).time, found)
+    return found
 
 
 async def _without_candles(connection: Connection, plan: Plan, market_id: int) -> str:

@@ -16,7 +16,7 @@ from trader.backtest.run import backtest
 from trader.backtest.settings import Settings
 from trader.backtest.sweep_row import Candles, positions
 from trader.backtest.trial import Task, Told, plain, told_of
-from trader.backtest.walk_forward import cut, joined, left_over, with_warm_up
+from trader.backtest.walk_forward import closed, cut, joined, left_over, with_warm_up
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import InputError
 from trader.strategy import needed
@@ -91,7 +91,7 @@ def run_tests(task: Task, chosen: list[Chosen], candles: Candles, own: "DataFram
     each: list[Told | None] = []
     settings = task.settings
     for one in chosen:
-        result = _test(task, one, candles, own, settings)
+        result = closed(_test(task, one, candles, own, settings))
         results.append(result)
         each.append(None if one.params is None else told_of(result, measure(result)))
         settings = settings.model_copy(update={"deposit": left_over(result)})

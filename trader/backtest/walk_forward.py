@@ -2,7 +2,7 @@
 
 The candles are cut into equal tests and what comes before the first one. The training of a test ends `embargo` candles
 before it, so that what is decided at the end of a training and earned later is in none of them. A test begins with
-nothing in hand; a run over it sees the candles before it as its warm-up, and trades only inside.
+nothing in hand and ends with all sold; a run over it sees the candles before it as its warm-up, and trades only inside.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,14 @@ import numpy as np
 from trader.backtest.data import Bars
 from trader.backtest.deflated import Moments, moments_of
 from trader.backtest.fill import taker_prices
-from trader.backtest.measures import Measures, hold, measure_all, returns_of, unit_values
-from trader.backtest.result import Fills, Refusal, Result, States
+from trader.backtest.measures import Measures, count_returns, hold, measure_all, returns_of, sellable, unit_values
+from trader.backtest.result import SELL, Fills, Refusal, Result, States, equity_of
 from trader.backtest.settings import UNIT, Settings
+from trader.bucket.timeframe import DAY, Timeframe, Times
 from trader.errors import InputError
+
+FEW = 30
+"""Returns of a test below which its Sharpe ratio is said to mean little."""
 
 
 class Fold(NamedTuple):
@@ -50,6 +54,24 @@ def folds(candles: int, tests: int, train: int = 3, embargo: int = 0, *, anchore
     return found
 
 
+def check_tests(time: Times, found: Sequence[Fold]) -> None:
+    """InputError: a test has fewer than two returns, so no Sharpe ratio. `time` is when the candles close."""
+    for number, fold in enumerate(found, 1):
+        if count_returns(time[fold.test.start : fold.test.stop]) < 2:
+            raise InputError(
+                f"walk-forward: the {len(fold.test)} candles of test {number} lie within one day (UTC): a Sharpe ratio "
+                "needs at least 2 daily returns, so fewer tests or more candles are needed"
+            )
+
+
+def short_tests(returns: int, timeframe: Timeframe) -> str:
+    """What is to be said of tests with so few returns; empty: nothing."""
+    if returns >= FEW:
+        return ""
+    unit = "candles" if timeframe.span is None or timeframe.span > DAY else "days"
+    return f"tests of {returns} {unit} are short: a Sharpe ratio of so few {unit} means little"
+
+
 def with_warm_up(test: slice, warm_up: int, settings: Settings) -> slice:
     """The candles to run a test over: `warm_up` more before it, so that a fresh cross at its first candle is one.
     What is decided one candle earlier is filled at the open of the first; where fills are at the close, that candle is
@@ -68,6 +90,26 @@ def cut(result: Result, start: int) -> Result:
     refused = tuple(Refusal(one.bar - start, one.reason) for one in result.refused if one.bar >= start)
     flows = tuple((max(0, bar - start), amount) for bar, amount in result.flows)
     return Result(result.bars[start:], result.settings, fills, states, flows, result.equity[start:], refused)
+
+
+def closed(result: Result) -> Result:
+    """The same with what is held at the end sold at the last close, as a test ends: a trade like any other. Where
+    nothing can be sold (dust is held, or nothing), the result as it is.
+    """
+    if not sellable(result)[-1]:
+        return result
+    fills, last, held = result.fills, len(result.bars) - 1, float(result.holding[-1])
+    price = float(taker_prices(result.settings, "sell", result.bars.close[-1:])[0])
+    quote, fee = held * price, held * price * float(result.settings.taker)
+    sale = (last, last, SELL, price, held, quote, fee, False, 1 + int(fills.order.max(initial=-1)))
+    names = Fills.__dataclass_fields__
+    columns = {name: np.append(getattr(fills, name), one) for name, one in zip(names, sale, strict=True)}
+    columns |= {"side": columns["side"].astype(np.int8), "maker": columns["maker"].astype(np.bool_)}
+    states = (result.states.bar, result.states.cash, result.states.holding)
+    after = (last, float(result.cash[-1]) + quote - fee, 0.0)
+    joined_states = States(*(np.append(column, one) for column, one in zip(states, after, strict=True)))
+    equity = equity_of(result.bars, joined_states)
+    return replace(result, fills=Fills(**columns), states=joined_states, equity=equity)
 
 
 def left_over(result: Result) -> Decimal:

@@ -6,6 +6,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from trader.backtest.result import NOT_TAKEN
+
 NONE = "·"
 """A measure that cannot be told."""
 
@@ -81,6 +83,13 @@ def money(value: Decimal | float) -> str:
     """Two decimals from 1 on; smaller amounts (a quote of BTC) up to eight."""
     text = f"{value:,.2f}" if value >= 1 or value <= -1 or value == 0 else f"{value:,.8f}".rstrip("0").rstrip(".")
     return "0.00" if text in ("-0", "-0.00", "0") else text
+
+
+def not_done(reason: str, count: int) -> str:
+    """How many orders were not filled, or entries not taken, and why."""
+    if reason in NOT_TAKEN:
+        return f"{count:,} {'entry' if count == 1 else 'entries'} not taken: {reason}"
+    return f"{count:,} order{'s' * (count != 1)} not filled: {reason}"
 
 
 def gap_sentence(measures: Mapping[str, Any]) -> str:

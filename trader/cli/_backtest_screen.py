@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trader.backtest.record import Run, shortage
-from trader.backtest.words import NONE, WORDS, gap_sentence, interval, of_holding, span, terms, texts, told
+from trader.backtest.words import NONE, WORDS, gap_sentence, interval, not_done, of_holding, span, terms, texts, told
 
 LONGEST_ERROR = 36
 """Characters of an error in a list."""
@@ -36,7 +36,7 @@ def print_run(run: Run) -> None:
     if short := shortage(run):
         print(short)
     for reason, count in run.made.refused.items():
-        print(f"{count:,} order{'s' * (count != 1)} not filled: {reason}")
+        print(not_done(reason, count))
     if run.made.confidence:
         lost, draws = run.made.confidence["loss_percent"], run.made.confidence["draws"]
         print(f"{lost:.0f} of 100 histories drawn from its days lose money ({draws:,} draws, seed {run.seed})")

@@ -96,11 +96,14 @@ async def _print_best(connection: "Connection", sweep: Any, best: int) -> None:
 
 
 async def _print_folds(connection: "Connection", sweep: Any) -> None:
+    from trader.backtest.walk_forward import short_tests
+    from trader.bucket.timeframe import timeframe_named
     from trader.db import fetch_all
 
-    rows = []
+    rows, counts = [], []
     for row in await fetch_all(connection, FOLDS, [sweep.id]):
         told = row.out_of_sample or {}
+        counts += [told["periods"]] if told else []
         span = f"{row.test_first:%Y-%m-%d} to {row.test_last:%Y-%m-%d}"
         chosen = None if row.params is None else words(row.params)
         made = (number(told.get(name)) for name in _measures(sweep.objective))
@@ -108,6 +111,8 @@ async def _print_folds(connection: "Connection", sweep: Any) -> None:
     columns = [f"test {SHOWN.get(name, name)}" for name in _measures(sweep.objective)]
     chosen_by = f"trained {SHOWN.get(sweep.objective, sweep.objective)}"
     print_rows("walk-forward", ["fold", "test", "chosen", chosen_by, "deflated", *columns], rows)
+    if counts and (short := short_tests(min(counts), timeframe_named(sweep.timeframe))):
+        print(short)
     if sweep.out_of_sample:
         told = sweep.out_of_sample
         shown = ", ".join(f"{title} {number(told[name])}" for name, title in SHOWN.items())
