@@ -322,7 +322,10 @@ def test_check_names_the_bar_and_ends_with_1(desk: Cli, tmp_path: Path) -> None:
     (tmp_path / "peeks.py").write_text(MINE.format(body=PEEKS))
     done = desk("backtest", "check", "peeks:Mine", *CROSS[1:])
     assert done.returncode == 1
-    assert re.match(r"future at 2023-01-\d\d \d\d:00:00: where the candles end at", done.stdout)
+    assert re.match(
+        r"future at 2023-01-\d\d \d\d:00: its target was \d while candles up to 2023-01-\d\d \d\d:00 were there",
+        done.stdout,
+    )
 
 
 def test_nothing_slow_is_imported_that_is_not_needed(desk: Cli, database: str) -> None:
