@@ -191,6 +191,7 @@ def test_from_candles_to_a_report(desk: Cli, connection: psycopg.Connection, tmp
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("backtest 1: SmaCross on binance:BTC/USDT 1h; fast 3, price ohlc4, slow 30\n")
     assert "2,846 candles from database, 2023-01-02 00:00 to 2023-05-01 00:00 UTC; decides at every" in done.stdout
+    assert re.search(r"^money in USDT +this run ", done.stdout, re.MULTILINE)
     assert re.search(r"^deposits +5,000.00$", done.stdout, re.MULTILINE)
     assert "Computed over 1 gap with 10 missing candles" in done.stdout
     assert picture.read_bytes()[:4] == b"\x89PNG"
