@@ -9,7 +9,7 @@ from jobs.strategy.errors import Missing, NotThere, TooFew, Unsure
 from jobs.strategy.guard import Loaded, guarded
 from trader.bucket import read_buckets
 from trader.db import Connection, fetch_all, fetch_one
-from trader.strategy import Gap, GapPolicy, Input, Schedule, accepts, first_candle, scheduled
+from trader.strategy import Gap, GapPolicy, Input, Schedule, Series, accepts, first_candle, scheduled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +36,7 @@ SELECT candle_time(b.time_close, -1, t.span), b.time_close, 1, 'no_trades' FROM 
 
 # pending: a candle of it has closed, and nobody can say yet that the venue has none.
 SOURCE = """
-SELECT m.id AS market_id, t.id AS timeframe_id, e.name AS exchange, m.symbol, e.name || ':' || m.symbol AS market,
+SELECT m.id AS market_id, t.id AS timeframe_id, e.name AS exchange, e.offline, e.name || ':' || m.symbol AS market,
        t.name AS timeframe, f.enabled, n.newest, x.expected,
        x.expected > n.newest AND NOT coalesce(f.covered @> tstzrange(n.newest, x.expected), false) AS pending
   FROM market m
@@ -131,6 +131,13 @@ def _schedule(row: Any) -> Schedule:
     return schedule
 
 
+def _how_to_keep(found: Any, series: Series, newest: datetime) -> str:
+    """What to type so that the candles of an input are kept; at an offline exchange, where they come from."""
+    if found.offline:
+        return f"{found.exchange} is offline: its candles come from files (tallydesk bucket import)"
+    return series.command(newest, there=found.enabled is not None)
+
+
 async def _input(connection: Connection, row: Any, name: str, given: Input, reach: int) -> Source:
     """The candles of an input, all that had closed with the newest of the strategy's own."""
     values = {
@@ -145,10 +152,10 @@ async def _input(connection: Connection, row: Any, name: str, given: Input, reac
         )
     what = f'input "{name}"'
     if not found.enabled:
-        verb = "add" if found.enabled is None else "resume"
+        series = Series(name, found.market, found.timeframe, reach)
         raise Missing(
             f"{what}: nothing keeps the {found.timeframe} candles of {found.market} up to date: "
-            f"tallydesk feed {verb} {found.exchange} {found.symbol} {found.timeframe}"
+            f"{_how_to_keep(found, series, row.newest)}"
         )
     if found.pending:
         raise NotThere(

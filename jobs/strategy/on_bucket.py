@@ -5,7 +5,7 @@ Its context is that of a backtest, filled from rows: the same code, so that the 
 
 import asyncio
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -17,7 +17,7 @@ from jobs.strategy.candles import Window
 from jobs.strategy.decision import hash_inputs
 from jobs.strategy.errors import Stopped
 from jobs.strategy.guard import Loaded, guarded
-from jobs.strategy.order import Open, Plan, plan_of
+from jobs.strategy.order import NOTHING, Open, Plan, plan_of
 from jobs.strategy.state import Memory, recall
 from trader.backtest.ticket import Context, Ticket
 from trader.db import Connection, fetch_one
@@ -118,7 +118,16 @@ def _called(
     reason = _follow(context, target, previous, money, window.price)
     plan = plan_of(context.orders, tickets, money, window.price)
     kept = previous if target is None else target
-    return Wish(target, previous, kept, state, plan, f"{reason}{plan}", inputs_hash, orders)
+    said = target is not None or str(plan) != NOTHING
+    return Wish(
+        target, previous, kept, state, plan, f"{reason}{plan}" if said else _silent(orders), inputs_hash, orders
+    )
+
+
+def _silent(waiting: Sequence[Open]) -> str:
+    """The reason of a decision to do nothing, which says that the class was asked."""
+    many = f"; {len(waiting)} order{'s wait' if len(waiting) != 1 else ' waits'} as before" if waiting else ""
+    return f"on_bucket gave no order and no target{many}"
 
 
 def _context(

@@ -22,6 +22,8 @@ MOST = Decimal("1e20")
 MOST_ORDERS = 20
 """That one candle may place."""
 
+NOTHING = "no order"
+
 LONGEST_LINE = 20
 """Of orders that took one another's place: each looks at all before it, so after so many a new line begins."""
 
@@ -147,7 +149,7 @@ class Plan:
         parts = [str(new) for new in self.place]
         parts += [f"take back order {number}" for number in self.cancel]
         parts += ["sell: nothing is held"] * bool(self.dropped)
-        return "; ".join(parts) or "no order"
+        return "; ".join(parts) or NOTHING
 
     @property
     def action(self) -> Action:
@@ -200,13 +202,13 @@ def _new(ticket: Ticket) -> New:
 
 
 def _amount(ticket: Ticket, name: str) -> Decimal | None:
-    """A float as the database keeps it: with 18 decimals. InputError: it cannot."""
+    """A float as the database keeps it: its 15 digits that mean something, in 18 decimals. InputError: it cannot."""
     given = getattr(ticket, name)
     if given is None:
         return None
     with localcontext() as context:
         context.prec = 60
-        value = Decimal(repr(float(given))).quantize(LEAST, ROUND_HALF_EVEN)
+        value = Decimal(f"{float(given):.15g}").quantize(LEAST, ROUND_HALF_EVEN)
     if not LEAST <= value < MOST:
         raise InputError(f"{ticket.side} order: {name} is {given!r}: from 1e-18 to below 1e20 is allowed")
     return value.normalize() if value == value.to_integral() else value

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -227,6 +228,15 @@ def test_bad_arguments_end_with_a_sentence(tmp_path: Path, arguments: list[str],
     assert ended.returncode != 0
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_port_in_use_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("--state", str(tmp_path / "state.sqlite"), "--port", str(port))
+    assert (ended.returncode, ended.stderr) == (
+        1, f"simulator: port {port} of 127.0.0.1 is in use: name another one with --port\n",
+    )  # fmt: skip
 
 
 def test_a_state_file_serves_one_process_and_one_history(simulator: Start, candles: Path) -> None:

@@ -195,6 +195,7 @@ def test_from_candles_to_a_report(desk: Cli, connection: psycopg.Connection, tmp
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("backtest 1: SmaCross on binance:BTC/USDT 1h; fast 3, price ohlc4, slow 30\n")
     assert "2,846 candles from database, 2023-01-02 00:00 to 2023-05-01 00:00 UTC; decides at every" in done.stdout
+    assert re.search(r"^money in USDT +this run ", done.stdout, re.MULTILINE)
     assert re.search(r"^deposits +5,000.00$", done.stdout, re.MULTILINE)
     assert "Computed over 1 gap with 10 missing candles" in done.stdout
     assert picture.read_bytes()[:4] == b"\x89PNG"
@@ -255,7 +256,10 @@ REFUSED = [
     ((*CROSS[:3],), "say how long its candles are: --timeframe 1h"),
     ((CROSS[0], "--timeframe", "1h"), "say on which candles: --market binance:BTC/USDT, or --file FILE"),
     ((*CROSS, "--schedule", "minute"), "schedule is minute, but candles of 1h do not close every minute"),
-    ((*CROSS, "--fee", "much"), "maker is 'much': a share of the amount"),
+    ((*CROSS, "--fee", "much"), "--fee is 'much': a share of the amount, from 0 to below 0.5, such as"),
+    ((*CROSS, "--fee", "10"), "--fee is '10': a share of the amount, from 0 to below 0.5, such as 0.001"),
+    ((*CROSS, "--stake", "500%"), "--stake is '500%': at most 100% of what is free can be spent; write --stake 500 "),
+    ((*CROSS, "--stake", "half"), "stake is 'half': what an entry spends, above 0"),
     ((*CROSS, "--settings", '{"fil": 1}'), 'unknown setting "fil": there is deposit, flows'),
     ((*CROSS, "--plot", "out.xlsx"), "--plot is out.xlsx: its name must end in .png, .svg, .pdf"),
     ((*CROSS, "--plot", "/nowhere/out.png"), "--plot is /nowhere/out.png: there is no directory /nowhere"),
@@ -358,7 +362,10 @@ def test_check_names_the_bar_and_ends_with_1(desk: Cli, tmp_path: Path) -> None:
     (tmp_path / "peeks.py").write_text(MINE.format(body=PEEKS))
     done = desk("backtest", "check", "peeks:Mine", *CROSS[1:])
     assert done.returncode == 1
-    assert re.match(r"future at 2023-01-\d\d \d\d:00:00: where the candles end at", done.stdout)
+    assert re.match(
+        r"future at 2023-01-\d\d \d\d:00: its target was \d while candles up to 2023-01-\d\d \d\d:00 were there",
+        done.stdout,
+    )
 
 
 def test_nothing_slow_is_imported_that_is_not_needed(desk: Cli, database: str) -> None:

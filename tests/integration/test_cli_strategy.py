@@ -1,6 +1,7 @@
 """`tallydesk strategy`, as a process, on a real database."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -43,7 +44,7 @@ def test_add_list_and_switch(strategy: Tallydesk, connection: psycopg.Connection
         "%", "--unit", "USDT", "--allowance-unit", "%", "--schedule", "day",
     )  # fmt: skip
     assert added.returncode == 0, added.stderr
-    assert "no row of bucket_feed" in added.stdout
+    assert "\nit waits: no feed keeps the 1h candles of binance:BTC/USDT up to date yet; " in added.stdout
     row = connection.execute(
         """SELECT class, params, stake, stake_unit, unit_id, allowance_unit, market_id, timeframe_id,
                   schedule::text, enabled FROM strategy"""
@@ -66,6 +67,52 @@ def test_add_list_and_switch(strategy: Tallydesk, connection: psycopg.Connection
         assert text in listed
     assert strategy("enable", "sma").stdout == "sma is enabled\n"
     assert connection.execute("SELECT enabled FROM strategy").fetchone() == (True,)
+
+
+OFFLINE = """
+INSERT INTO exchange (name, ccxt_id, offline) VALUES ('filed', 'filed', true);
+INSERT INTO market (exchange_id, symbol, base_id, quote_id) VALUES (2, 'ETH/USDT', 2, 1);
+"""
+INPUTS = """
+from trader.strategy import Input, Strategy
+class Three(Strategy):
+    warm_up = 3
+    inputs = {
+        "day": Input(timeframe="1d"), "eth": Input(market="filed:ETH/USDT"), "gone": Input(market="binance:NO/USDT"),
+    }
+    def signal(self, candles, day, eth, gone):
+        return candles["close"] * 0
+"""
+
+
+def test_add_says_how_to_keep_its_candles_and_each_input(
+    strategy: Tallydesk, connection: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    connection.execute(OFFLINE)
+    (tmp_path / "three.py").write_text(INPUTS)
+    environment = {**strategy.keywords["environment"], "TALLYDESK_STRATEGIES": str(tmp_path)}  # type: ignore[attr-defined]
+    arguments = ("--account", "main", "--class", "three:Three", "--market", "binance:BTC/USDT", "--timeframe", "4h")
+    added = strategy("add", "three", *arguments, environment=environment)
+    assert added.returncode == 0, added.stderr
+    told = [line for line in added.stdout.splitlines() if line.startswith("it waits: ")]
+    own = r"it waits: no feed keeps the 4h candles of binance:BTC/USDT up to date yet; run: (.*)"
+    commands = [re.fullmatch(own, told[0])]
+    day = r'it waits: no feed keeps the 1d candles of binance:BTC/USDT \(input "day"\) up to date yet; run: (.*)'
+    commands.append(re.fullmatch(day, told[1]))
+    assert "filed is offline, no venue is asked: its candles come from files" in told[2]
+    assert 'binance:NO/USDT (input "gone") up to date yet; there is no such market' in told[3]
+    for found in commands:
+        assert found is not None, added.stdout
+        run = _nursery.run("trader.cli.main", *found[1].split()[1:], environment=environment)
+        assert run.returncode == 0, run.stderr
+    kept = connection.execute(
+        "SELECT timeframe_id, collect_since < now() - interval '100 d' FROM bucket_feed ORDER BY 1"
+    )
+    assert kept.fetchall() == [(240, True), (1440, True)]
+    connection.execute("UPDATE bucket_feed SET enabled = false WHERE timeframe_id = 240")
+    again = strategy("add", "again", *arguments, environment=environment).stdout
+    assert "up to date yet; run: tallydesk feed resume binance BTC/USDT 4h" in again
+    assert "1d candles" not in again
 
 
 def test_the_deposit_that_add_proposes_works(strategy: Tallydesk, connection: psycopg.Connection[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -72,13 +73,32 @@ def test_what_is_wrong_is_said_in_a_sentence(environment: dict[str, str]) -> Non
         ((*sma, "--settings", "{"), "--settings is '{': no JSON"),
         ((*sma, "--from", "soon"), "--from is 'soon': write 2024-01-01"),
         ((*sma, "--plot", "a.jpg"), "--plot is a.jpg: a name that ends in .png"),
-        (("sweep", "show", "7"), "sweep 7: there is none of this number (tallydesk sweep list)"),
-        (("sweep", "resume", "7"), "sweep 7: there is none of this number (tallydesk sweep list)"),
+        (("sweep", "show", "7"), "sweep 7: there is none of this number; there is none yet (tallydesk sweep list)"),
+        (("sweep", "resume", "7"), "sweep 7: there is none of this number; there is none yet (tallydesk sweep list)"),
     ):
         done = run(*arguments)
         assert (done.returncode, done.stdout) == (1, ""), arguments
         assert problem in done.stderr, arguments
         assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_sweep_that_nobody_works_on_says_how_to_begin(
+    environment: dict[str, str], connection: psycopg.Connection
+) -> None:
+    run = partial(_nursery.run, "trader.cli.main", "sweep", environment=environment)
+    refused = run("strategies.sma_cross:SmaCross", *COMMON, "--grid", "fast=50", "--grid", "slow=10,20", "--no-wait")
+    assert "none of 2 sets is one that the class takes: SmaCross: fast is 50 and slow is 10" in refused.stderr
+    left = run("holds:Holds", *COMMON, "--grid", "n=2..4", "--no-wait")
+    assert left.stdout == (
+        "sweep 1: 3 sets to try\n"  # what was refused used up no number
+        "nobody works on sweeps yet: start tallydesk sweep worker, or tallydesk sweep resume 1 "
+        "--workers-here 2\n"
+    )
+    assert run("show", "7").stderr.startswith("tallydesk: sweep 7: there is none of this number; there is 1 (")
+    assert run("stop", "1").stdout == "sweep 1 is stopped, 0 of 3 are done: tallydesk sweep resume 1 goes on\n"
+    connection.execute("UPDATE sweep SET state = 'running'")
+    connection.execute("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now())")
+    assert run("holds:Holds", *COMMON, "--grid", "n=2..4", "--no-wait").stdout == "sweep 2: 3 sets to try\n"
 
 
 def test_ctrl_c_stops_a_sweep_and_resume_ends_it(
@@ -105,7 +125,9 @@ def test_ctrl_c_stops_a_sweep_and_resume_ends_it(
         while more := os.read(terminal, 4096):
             seen += more.decode()
     os.close(terminal)
-    assert "sweep 1 is stopped: tallydesk sweep resume 1 goes on" in seen
+    told = re.search(r"sweep 1 is stopped, (\d) of 8 are done: tallydesk sweep resume 1 --workers-here 1 goes on", seen)
+    assert told is not None, seen
+    assert 4 <= int(told[1]) < 8
     row = connection.execute("SELECT state, done FROM sweeps").fetchone()
     assert row is not None
     assert row[0] == "stopped"

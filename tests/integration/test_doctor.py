@@ -54,6 +54,22 @@ def test_a_strategy_and_a_feed_with_an_error_are_named(settings: Settings, conne
     assert said(settings, "feed sim:BTC/USDT 1h: the venue said no").well is False
 
 
+def test_a_strategy_whose_candles_no_feed_keeps_is_named_with_the_command(
+    settings: Settings, connection: psycopg.Connection[Any]
+) -> None:
+    assert said(settings, "feeds keep all candles that enabled strategies read").well
+    connection.execute(STRATEGY)
+    assert said(settings, "feeds keep all candles that enabled strategies read").well
+    connection.execute("UPDATE strategy SET market_id = 4, timeframe_id = 240")
+    found = said(settings, "strategy sma: no feed keeps the 4h candles of sim:ETH/BTC up to date")
+    assert found.well is False
+    assert found.remedy.startswith("Run: tallydesk feed add sim ETH/BTC 4h --since 20")
+    connection.execute("UPDATE strategy SET class = 'strategies.nowhere:None'")
+    assert said(settings, "which candles strategy sma reads cannot be told here").well is None
+    connection.execute("UPDATE strategy SET enabled = false")
+    assert said(settings, "feeds keep all candles that enabled strategies read").well
+
+
 def test_a_venue_that_wants_to_hear_nothing_is_named(settings: Settings, connection: psycopg.Connection[Any]) -> None:
     assert said(settings, "no venue has told us to wait").well
     connection.execute(BUDGET)

@@ -161,7 +161,7 @@ async def test_between_the_closes_of_an_input_nothing_is_waited_for(live: Live) 
         (
             "DELETE FROM bucket WHERE market_id = 2; DELETE FROM bucket_feed WHERE market_id = 2",
             'input "eth": nothing keeps the 1h candles of binance:ETH/USDT up to date: '
-            "tallydesk feed add binance ETH/USDT 1h",
+            "tallydesk feed add binance ETH/USDT 1h --since 2023-11-20",
         ),
         ("UPDATE bucket_feed SET enabled = false WHERE market_id = 2", "tallydesk feed resume binance ETH/USDT 1h"),
     ],

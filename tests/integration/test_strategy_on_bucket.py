@@ -23,6 +23,7 @@ from trader.db import connect
 from trader.strategy import load
 
 HOUR = timedelta(hours=1)
+NOTHING = "on_bucket gave no order and no target"
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = '''
 import asyncio
@@ -198,7 +199,7 @@ async def test_it_is_called_once_at_each_candle_and_remembers(live: Live) -> Non
         await live.run("Calm")
         assert await state(live, "Calm") == {"calls": calls}
     made = await live.decisions("Calm")
-    assert [(row.action, row.reason, row.signal) for row in made[1:]] == [("none", "no order", None)] * 3
+    assert [(row.action, row.reason, row.signal) for row in made[1:]] == [("none", NOTHING, None)] * 3
     assert len({row.inputs_hash for row in made}) == 4
     await live.db.execute("UPDATE strategy SET class = %s", [f"{live.module}:Other"])
     await step(live, name="Calm")
@@ -213,7 +214,7 @@ async def test_it_finds_what_it_left_to_the_bit(live: Live) -> None:
     await live.put(90, 90)
     await live.run("Exact")
     for _ in range(2):
-        assert await step(live, name="Exact") == "no order"
+        assert await step(live, name="Exact") == NOTHING
 
 
 async def test_the_same_decisions_as_in_a_backtest(live: Live) -> None:
@@ -263,6 +264,17 @@ async def test_orders_are_rows(live: Live) -> None:
     await live.sound()
 
 
+async def test_what_comes_after_the_fifteenth_digit_of_a_float_is_no_price_and_no_quantity(live: Live) -> None:
+    noise = {"stop": 18083.703999999998, "quantity": 0.1 + 0.2, "limit": 18100.000000000004}
+    await script(live, [["buy", noise], ["buy", {"limit": 1e-7 / 3}]])
+    assert await live.run("Script") == (
+        "buy 0.3 stop 18083.704 limit 18100; buy for its stake limit 0.000000033333333333"
+    )
+    first, second = await live.orders("Script")
+    assert (first.quantity, first.trigger_price, first.limit_price) == (Decimal("0.3"), Decimal("18083.704"), 18100)
+    assert second.limit_price == Decimal("0.000000033333333333")  # 18 decimals are kept
+
+
 async def test_an_entry_and_its_exits_are_a_bracket(live: Live) -> None:
     await script(live, [["buy", {}], ["sell", {"limit": 110}], ["sell", {"stop": 90}]])
     await live.run("Script")
@@ -275,7 +287,7 @@ async def test_an_entry_and_its_exits_are_a_bracket(live: Live) -> None:
     entry, target, stop = await live.orders("Script")
     assert (target.status, stop.status) == ("queued", "waiting")
     await live.submit(target.id, "0.5", 110)
-    assert await step(live) == "no order"
+    assert await step(live) == f"{NOTHING}; 2 orders wait as before"
     assert (await state(live, "Script"))["seen"] == [["sell", None, 110, None], ["sell", None, None, 90]]
     await live.fill(target.id, "0.5", 110)
     assert (await live.orders("Script"))[2].status == "canceled"
@@ -452,7 +464,7 @@ async def test_a_database_that_fails_while_it_decides_is_no_fault_of_the_class(l
         await live.run("Making")
     assert await live.decisions("Making") == []
     await live.db.execute("ALTER VIEW hidden RENAME TO performance")
-    assert await live.run("Making") == "no order"
+    assert await live.run("Making") == NOTHING
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ async def test_a_trial_that_raises_is_a_row_with_its_error(database: str, db: Co
     assert "ValueError: seventeen is too much\\0" in rows[1].error
     assert f"{odd.partition(':')[0]}.py:" in rows[1].error
     assert "2.0: from -1 to 1 is allowed" in rows[3].error
+    assert all("SignalError" not in error and "trader/" not in error for error in (rows[1].error, rows[3].error))
     done = await run(database, db, plan(odd, space={"n": "17,19"}))
     assert done.state == "failed"
     assert "all 2 trials failed, the first one: " in done.error

@@ -87,7 +87,7 @@ class NormalisingInput(Regime):
 def test_an_input_that_is_seen_before_its_close_is_caught_and_named(strategy: Strategy) -> None:
     finding = wrong(strategy)
     assert (finding.kind, finding.input) == ("future", "day")
-    assert str(finding).startswith(f"future at {HOURS.index[finding.index]:%Y-%m-%d %H:%M:%S} (input day): ")
+    assert str(finding).startswith(f"future at {HOURS.index[finding.index]:%Y-%m-%d %H:%M} (input day): ")
 
 
 class PeekingItself(Regime):
@@ -112,7 +112,7 @@ class ShortOther(Regime):
 def test_too_short_a_warm_up_of_an_input_is_caught_and_named(strategy: Strategy, name: str, enough: int) -> None:
     finding = wrong(strategy)
     assert (finding.kind, finding.input) == ("warm-up", name)
-    assert f"; there {enough} candles of {name} agree" in finding.text
+    assert f"; {enough} candles of {name} would do" in finding.text
 
 
 class ShortOwn(Regime):
@@ -122,7 +122,7 @@ class ShortOwn(Regime):
 def test_too_short_a_warm_up_of_its_own_is_still_its_own() -> None:
     finding = wrong(ShortOwn())
     assert (finding.kind, finding.input) == ("warm-up", None)
-    assert "; there 5 candles agree" in finding.text
+    assert "; 5 candles would do" in finding.text
 
 
 class LongAgo(Regime):

@@ -25,7 +25,7 @@ from trader.backtest.record import MEASURES, Point, Run, began, compute
 from trader.backtest.report import monthly, report, write_report
 from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, Result
 from trader.backtest.settings import parse_settings
-from trader.backtest.words import WORDS, Word, not_done, told
+from trader.backtest.words import WORDS, Word, not_done, quote_of, told
 from trader.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +51,18 @@ def example() -> tuple[Run, Result, int]:
     run, result, since = compute(strategy, over, terms, begun)
     assert result is not None
     return replace(run, market="binance:BTC/USDT", source="database", id=12), result, since
+
+
+@pytest.mark.parametrize(
+    ("market", "quote"),
+    [("binance:BTC/USDT", "USDT"), ("files:BTC/USD:USD", "USD"), ("files:GOOG", None), (None, None)],
+)
+def test_the_money_is_in_the_quote_asset_where_the_market_tells_one(market: str | None, quote: str | None) -> None:
+    assert quote_of(market) == quote
+    run = replace(example()[0], market=market)
+    shown = report(run)
+    assert ("; money in " in shown) == (quote is not None)
+    assert quote is None or f"; money in {quote}</p>" in shown
 
 
 # The report

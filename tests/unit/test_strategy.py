@@ -69,6 +69,43 @@ def test_a_wrong_class_is_refused_with_what_there_is(path: str, words: list[str]
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+UNFINISHED = """
+from abc import abstractmethod
+from trader.strategy import Strategy
+class Bare(Strategy):
+    def signal(self, candles):
+        return candles.close * 0
+class More(Strategy):
+    @abstractmethod
+    def level(self): ...
+class Whole(Bare):
+    warm_up = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Bare", "Bare lacks warm_up, which a strategy must have (docs/strategies.md)"),
+        ("More", "More lacks level and warm_up, which a strategy must have (docs/strategies.md)"),
+        (
+            "Gone",
+            'there is no class "Gone" in unfinished; it has Whole, Bare (lacks warm_up), More (lacks level and '
+            "warm_up)",
+        ),
+    ],
+)
+def test_a_class_that_lacks_members_is_told_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    (tmp_path / "unfinished.py").write_text(UNFINISHED)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError) as caught:
+        find_class(f"unfinished:{name}")
+    assert str(caught.value) == f'strategy class "unfinished:{name}": {said}'
+    assert find_class("unfinished:Whole")
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -10,7 +10,7 @@ import numpy as np
 from trader.backtest.bars import run_bars
 from trader.backtest.choice import Choice
 from trader.backtest.data import Bars, Indices
-from trader.backtest.finding import Finding, Kind, Report
+from trader.backtest.finding import AGAIN, ENDED, ENDED_ALTERED, FEWER, WHOLE_ENDED, Finding, Kind, Report
 from trader.backtest.replay import Action, Moment, difference, record, replay
 from trader.backtest.run import told
 from trader.backtest.settings import Settings
@@ -94,7 +94,7 @@ class BucketsCheck:
 
         self._trade(recorded)
         for bar, first, target in differing:
-            text = f"on the same candles the target is {_said(first)}, on the same candles once more {_said(target)}"
+            text = AGAIN.format(what="its target", first=_said(first), second=_said(target))
             yield Finding("unsteady", self._time(bar), bar, first, target, text)
 
     def _trade(self, around: Any) -> None:
@@ -118,14 +118,14 @@ class BucketsCheck:
         """Windows that end at a bar, and that go on after it, as it was and otherwise."""
         for number, bar in enumerate(self.bars.tolist() if self.has_indicators else []):
             before, after = self.whole.until(bar).last(self.windows), self.whole.after(bar).first(BESIDE)
-            how, ends = ALTERED[number % len(ALTERED)], f"where the candles end at {self.choice.moment(bar)}"
+            how, ended = ALTERED[number % len(ALTERED)], self.choice.moment(bar)
             try:
                 table = self._indicators(before)
-                for view, second in (
-                    (before.then(after), "where they go on"),
-                    (before.then(after.altered(how, self.rng)), f"where they go on {how}"),
+                for view, words in (
+                    (before.then(after), ENDED % ended),
+                    (before.then(after.altered(how, self.rng)), ENDED_ALTERED % (ended, how)),
                 ):
-                    yield from self._compared(table, self._indicators(view), bar + 1 - len(before), ends, second)
+                    yield from self._compared(table, self._indicators(view), bar + 1 - len(before), words)
             except SignalError as error:
                 yield self._stopped(bar, len(before), error)
 
@@ -155,16 +155,17 @@ class BucketsCheck:
             table = self._indicators(self.whole.until(cut - 1))
         except SignalError as error:
             return self._stopped(cut - 1, cut, error)
-        ends = f"where they end at {self.choice.moment(cut - 1)}"
-        return next(self._compared(self.table.iloc[:cut], table, 0, "with all candles", ends), None)
+        words = WHOLE_ENDED % self.choice.moment(cut - 1)
+        return next(self._compared(self.table.iloc[:cut], table, 0, words), None)
 
     def _indicators(self, view: View) -> "DataFrame":
         return indicators_of(self._fresh(), view.candles, view.inputs)
 
-    def _compared(self, one: "DataFrame", other: "DataFrame", start: int, first: str, second: str) -> Iterator[Finding]:
+    def _compared(self, one: "DataFrame", other: "DataFrame", start: int, words: str) -> Iterator[Finding]:
         """The first row of `one` in which `other` has something else; `start` is where they begin."""
         if list(one.columns) != list(other.columns):
-            text = f"{first} the indicators are {', '.join(one.columns)}, {second} {', '.join(other.columns)}"
+            names = (", ".join(table.columns) or "none" for table in (one, other))
+            text = words.format(what="the list of its indicators", **dict(zip(("first", "second"), names, strict=True)))
             yield Finding("future", self._time(start + len(one) - 1), start + len(one) - 1, None, None, text)
             return
         same = np.isclose(other.to_numpy()[: len(one)], one.to_numpy(), rtol=EXACT, atol=1e-12, equal_nan=True)
@@ -174,7 +175,7 @@ class BucketsCheck:
         if len(rows):
             row, column = int(rows[0]), int((~same[rows[0]]).argmax())
             values = (one.to_numpy()[row, column], other.to_numpy()[row, column])
-            text = f"{first} {one.columns[column]} is {values[0]:g}, {second} {values[1]:g}"
+            text = words.format(what=one.columns[column], first=f"{values[0]:g}", second=f"{values[1]:g}")
             bar = start + row
             found = Finding("future", self._time(bar), bar, None, None, text, self._blamed(bar, column))
             yield found
@@ -208,7 +209,7 @@ class BucketsCheck:
             views = [(live, second)]
             if self.choice.sees_less(bar):
                 past = self.whole.until(bar).before(live).altered(ALTERED[number % len(ALTERED)], self.rng)
-                views.append((past.then(live), f"{second}, and others before them"))
+                views.append((past.then(live), f"{second} and others before them"))
             for view, words in views:
                 yield from self._again(bar, view, words, self.windows)
 
@@ -230,7 +231,7 @@ class BucketsCheck:
             return
         apart = difference(moment.action, said, CLOSE)
         if apart is not None:
-            yield self._unlike(bar, moment, lengths, f"with all candles and {words}: {apart}", said.target)
+            yield self._unlike(bar, moment, lengths, (FEWER % words).format(**apart), said.target)
 
     def _replay(self, view: View, moment: Moment, place: int = -1) -> Action:
         return replay(self.choice.strategy, view, self.choice.timeframe, moment, place)
@@ -250,7 +251,7 @@ class BucketsCheck:
             for name, length in lengths.items():
                 if not self._agrees(self.whole.until(bar).last({name: length}), moment):
                     enough = self._enough(bar, moment, name, length)
-                    text += f"; there {enough:,} candles" + (f" of {name}" if name else "") + " agree"
+                    text += f"; {enough:,} candles" + (f" of {name}" if name else "") + " would do"
                     break
             else:
                 name = None

@@ -9,7 +9,17 @@ import numpy as np
 
 from trader.backtest.choice import Choice
 from trader.backtest.data import Floats, Indices
-from trader.backtest.finding import Finding, Kind, Report
+from trader.backtest.finding import (
+    AGAIN,
+    ENDED,
+    ENDED_ALTERED,
+    FEWER,
+    WHOLE_ALTERED,
+    WHOLE_ENDED,
+    Finding,
+    Kind,
+    Report,
+)
 from trader.backtest.view import ALTERED, BESIDE, View
 from trader.errors import TallydeskError
 from trader.strategy import describe, evaluate, telling
@@ -31,10 +41,8 @@ class _Trial:
     """The place of the first of `targets` in all candles,"""
     place: int
     """and in `view`."""
-    first: str
-    """On which candles it said `targets`,"""
-    second: str
-    """and which `view` has, in words."""
+    told: str
+    """A sentence about what it said first and second, as in trader.backtest.finding."""
 
 
 class SignalCheck:
@@ -62,8 +70,7 @@ class SignalCheck:
 
     def _again(self) -> Iterator[Finding]:
         """The same candles once more."""
-        same = "on the same candles"
-        yield from self._found(_Trial("unsteady", self.whole, self.targets, 0, 0, same, f"{same} once more"))
+        yield from self._found(_Trial("unsteady", self.whole, self.targets, 0, 0, AGAIN))
 
     def _near_future(self) -> Iterator[Finding]:
         """Windows that end at a bar, and that go on after it, as it was and otherwise."""
@@ -74,12 +81,12 @@ class SignalCheck:
                 yield targets
                 continue
             how, start = ALTERED[number % len(ALTERED)], bar + 1 - len(before)
-            first = f"where the candles end at {self.choice.moment(bar)}"
-            for view, second in (
-                (before.then(after), "where they go on"),
-                (before.then(after.altered(how, self.rng)), f"where they go on {how}"),
+            ended = self.choice.moment(bar)
+            for view, words in (
+                (before.then(after), ENDED % ended),
+                (before.then(after.altered(how, self.rng)), ENDED_ALTERED % (ended, how)),
             ):
-                yield from self._found(_Trial("future", view, targets, start, 0, first, second))
+                yield from self._found(_Trial("future", view, targets, start, 0, words))
 
     def _far_future(self) -> Iterator[Finding]:
         """All candles up to a bar, and all with the rest altered."""
@@ -92,8 +99,8 @@ class SignalCheck:
         cuts = self.choice.cuts(self.bars, len(ALTERED))
         for cut, how in zip(cuts, ALTERED, strict=False):  # fewer cuts where few bars are tried
             view = self.whole.until(cut - 1).then(self.whole.after(cut - 1).altered(how, self.rng))
-            second = f"where those after {self.choice.moment(cut - 1)} are {how}"
-            yield from self._found(_Trial("future", view, self.targets[:cut], 0, 0, "with all candles", second))
+            words = WHOLE_ALTERED % (self.choice.moment(cut - 1), how)
+            yield from self._found(_Trial("future", view, self.targets[:cut], 0, 0, words))
 
     def _at_changes(self) -> Iterator[Finding]:
         """Exactly the warm-up, where the target changes."""
@@ -112,11 +119,11 @@ class SignalCheck:
                 (live, second),
                 (
                     past.altered(ALTERED[number % len(ALTERED)], self.rng).then(live),
-                    f"{second}, and others before them",
+                    f"{second} and others before them",
                 ),
             ):
                 targets = self.targets[bar - 1 : bar + 1]
-                trial = _Trial("warm-up", view, targets, bar - 1, len(view) - 2, "with all candles", words)
+                trial = _Trial("warm-up", view, targets, bar - 1, len(view) - 2, FEWER % words)
                 for finding in self._found(trial):
                     yield self._explained(finding, self.windows)
 
@@ -160,13 +167,14 @@ class SignalCheck:
 
     def _finding(self, trial: _Trial, number: int, instead: Floats) -> Finding:
         bar, target, other = trial.index + number, float(trial.targets[number]), float(instead[number])
-        text = f"{trial.first} it is {target:g}, {trial.second} {other:g}: a difference of {abs(target - other):g}"
+        text = trial.told.format(what="its target", first=f"{target:g}", second=f"{other:g}")
+        if f"{target:g}" == f"{other:g}":
+            text += f": a difference of {abs(target - other):g}"
         return Finding(trial.kind, self._time(bar), bar, target, other, text)
 
     def _prefix(self, cut: int) -> _Trial:
-        second = f"where they end at {self.choice.moment(cut - 1)}"
-        view = self.whole.until(cut - 1)
-        return _Trial("future", view, self.targets[:cut], 0, 0, "with all candles", second)
+        view, words = self.whole.until(cut - 1), WHOLE_ENDED % self.choice.moment(cut - 1)
+        return _Trial("future", view, self.targets[:cut], 0, 0, words)
 
     def _earliest(self, passed: int, cut: int, finding: Finding) -> Finding:
         """Halve the way between a prefix that passed and one that did not, to come to the first bar that is wrong."""
@@ -203,7 +211,7 @@ class SignalCheck:
         second = "with its warm-up of " + " and ".join(
             f"{length:,}" if name is None else f"{length:,} of {name}" for name, length in lengths.items()
         )
-        return _Trial("warm-up", view, targets, bar, len(view) - 1, "with all candles", second)
+        return _Trial("warm-up", view, targets, bar, len(view) - 1, FEWER % second)
 
     def _explained(self, finding: Finding, too_few: Mapping[str | None, int]) -> Finding:
         """A finding of the warm-up, with the number of candles that would do; if the future is the cause, one of it."""
@@ -217,7 +225,7 @@ class SignalCheck:
             alone = self._judge(self._short(bar, {name: length}))
             if alone is not None:
                 what = f"{self._enough(bar, name, length):,} candles" + (f" of {name}" if name else "")
-                return replace(finding, text=f"{finding.text}; there {what} agree", input=name)
+                return replace(finding, text=f"{finding.text}; {what} would do", input=name)
         return finding
 
     def _enough(self, bar: int, name: str | None, too_few: int) -> int:

@@ -60,4 +60,4 @@ class Choice:
 
     def moment(self, bar: int) -> str:
         """When a bar closed, for people."""
-        return f"{self.whole.candles.index[bar]:%Y-%m-%d %H:%M:%S}"
+        return f"{self.whole.candles.index[bar]:%Y-%m-%d %H:%M}"

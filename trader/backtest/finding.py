@@ -4,6 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+AGAIN = "{what} was {first}, and became {second} when the same candles were given once more"
+ENDED = "{what} was {first} while candles up to %s were there, and became {second} once later ones were"
+ENDED_ALTERED = ENDED + " (%s)"
+"""Of those, what was done with the later ones."""
+WHOLE_ENDED = "{what} was {second} while candles up to %s were there, and became {first} once all were"
+WHOLE_ALTERED = "{what} was {first} with all candles, and became {second} when those after %s were %s"
+FEWER = "{what} was {first} with all candles and {second} %s"
+
 Kind = Literal["future", "warm-up", "unsteady", "stopped"]
 
 
@@ -29,7 +37,7 @@ class Finding:
 
     def __str__(self) -> str:
         where = "" if self.input is None else f" (input {self.input})"
-        return f"{self.kind} at {self.time:%Y-%m-%d %H:%M:%S}{where}: {self.text}"
+        return f"{self.kind} at {self.time:%Y-%m-%d %H:%M}{where}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)

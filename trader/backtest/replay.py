@@ -80,16 +80,19 @@ def replay(strategy: Strategy[Any], view: View, timeframe: str, moment: Moment, 
         return call(fresh.on_bucket, context)
 
 
-def difference(one: Action, other: Action, tolerance: float) -> str | None:
-    """What the second did otherwise, in words; None: the same. Numbers may differ by a share of `tolerance`."""
+def difference(one: Action, other: Action, tolerance: float) -> dict[str, str] | None:
+    """What the second did otherwise: `what`, `first` and `second` in words; None: the same.
+
+    Numbers may differ by a share of `tolerance`.
+    """
     for what, first, second in (
-        ("target", one.target, other.target),
-        ("orders", one.orders, other.orders),
-        ("orders taken back", one.taken_back, other.taken_back),
-        ("state", one.state, other.state),
+        ("its target", one.target, other.target),
+        ("what it ordered", one.orders, other.orders),
+        ("what it took back", one.taken_back, other.taken_back),
+        ("its state", one.state, other.state),
     ):
         if not _same(first, second, tolerance):
-            return f"{what} {_told(first)} and {_told(second)}"
+            return {"what": what, "first": _told(first), "second": _told(second)}
     return None
 
 

@@ -9,7 +9,19 @@ from typing import Any
 
 from trader.backtest.chart import MONTHS, WIDE, Line, Mark, chart
 from trader.backtest.record import Made, Point, Run, shortage
-from trader.backtest.words import NONE, WORDS, gap_sentence, interval, money, of_holding, span, terms, texts, told
+from trader.backtest.words import (
+    NONE,
+    WORDS,
+    gap_sentence,
+    interval,
+    money,
+    of_holding,
+    quote_of,
+    span,
+    terms,
+    texts,
+    told,
+)
 from trader.errors import InputError
 
 STYLE = Path(__file__).with_name("report.css")
@@ -59,10 +71,11 @@ def report(run: Run) -> str:
 
 def _head(run: Run, title: str) -> str:
     number = f"Backtest {run.id}, " if run.id is not None else ""
+    unit = f"; money in {escape(quote)}" if (quote := quote_of(run.market)) else ""
     return (
         f"<h1>{escape(title)}</h1>\n"
         f'<p class="soft">{number}{run.candles:,} candles from {span(run.used_from, run.used_to)}; '
-        f"{escape(texts(run.params))}; {escape(terms(run.settings))}</p>"
+        f"{escape(texts(run.params))}; {escape(terms(run.settings))}{unit}</p>"
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +133,8 @@ class Draft:
 async def make_sweep(connection: Connection, settings: Settings, plan: Plan) -> Made:
     """Write the rows of a sweep, all or none. InputError names what of the plan is wrong, and what there is."""
     draft = await check_plan(connection, settings, plan)
+    if not plan.sampler:
+        _check_takes(draft)
     async with connection.transaction():
         number = (await fetch_one(connection, INSERT, _values(draft))).id
         for row in _folds(draft):
@@ -226,16 +228,25 @@ def _folds(draft: Draft) -> Iterator[tuple[Any, ...]]:
         yield number, *(closes[place].to_pydatetime() for place in ends)
 
 
+def _points(plan: Plan, search: Search) -> Iterator[Point]:
+    """The sets of a grid, or those drawn."""
+    return grid_points(search) if plan.random is None else random_points(search, plan.random, plan.seed)
+
+
+def _check_takes(draft: Draft) -> None:
+    """InputError if the class takes none of the sets; before a row is written, so that no number is used up."""
+    search = replace(draft.search)  # what is counted here is counted again
+    if next(_points(draft.plan, search), None) is None:
+        raise InputError(f"none of {search.skipped} sets is one that the class takes: {search.reason}")
+
+
 async def _write_sets(connection: Connection, number: int, draft: Draft) -> int:
     """All sets of a grid, or those drawn: for the first fold as they come, then for the others. How many there are."""
-    plan, size = draft.plan, draft.chunk_size
-    points = grid_points(draft.search) if plan.random is None else random_points(draft.search, plan.random, plan.seed)
+    size, points = draft.chunk_size, _points(draft.plan, draft.search)
     fold, count = (1 if draft.folds else 0), 0
     async with connection.cursor() as cursor, cursor.copy(COPY) as copy:
         for count, point in enumerate(points, 1):
             await copy.write_row((number, fold, count, 0, 1 + (count - 1) // size, Jsonb(point)))
-    if not count:
-        raise InputError(f"none of {draft.search.skipped} sets is one that the class takes: {draft.search.reason}")
     await connection.execute(OTHER_FOLDS, {"sweep": number, "chunks": 1 + (count - 1) // size})
     return count
 

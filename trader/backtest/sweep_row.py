@@ -29,6 +29,8 @@ SELECT s.id, s.class AS path, s.code_digest, s.market_id, s.timeframe_id, s.sinc
   JOIN timeframe t ON t.id = s.timeframe_id
  WHERE s.id = %s
 """
+NEWEST = "SELECT id FROM sweep ORDER BY id DESC LIMIT %s"
+MOST_NAMED = 10
 FOLDS = "SELECT * FROM sweep_fold WHERE sweep_id = %s ORDER BY fold"
 
 
@@ -36,7 +38,12 @@ async def load_sweep(connection: Connection, number: int) -> Any:
     """The row of a sweep. InputError if there is none."""
     rows = await fetch_all(connection, LOAD, [number])
     if not rows:
-        raise InputError(f"sweep {number}: there is none of this number (tallydesk sweep list)")
+        there = await fetch_all(connection, NEWEST, [MOST_NAMED + 1])
+        names = ", ".join(str(row.id) for row in there[:MOST_NAMED]) or "none yet"
+        older = " and older ones" if len(there) > MOST_NAMED else ""
+        raise InputError(
+            f"sweep {number}: there is none of this number; there is {names}{older} (tallydesk sweep list)"
+        )
     return rows[0]
 
 

@@ -16,7 +16,7 @@ from trader.backtest.measures import Measures, measure, returns_of, unit_values
 from trader.backtest.result import Result
 from trader.backtest.run import Frames, backtest, first_decision
 from trader.backtest.settings import Settings
-from trader.errors import InputError
+from trader.errors import InputError, TallydeskError
 from trader.strategy import Strategy, describe, parse_params
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def try_set(task: Task, point: Mapping[str, Any], frames_for: Callable[[Strategy
         frames = frames_for(strategy)
         result = backtest(strategy, frames, task.settings, task.schedule)
         told = told_of(result, measure(result, first_decision(strategy, frames)))
+    except TallydeskError as error:  # a sentence, which says where if that is in the class
+        return Outcome(error=str(error))
     except Exception as error:
         return Outcome(error=describe(error, task.strategy.__module__))
     return Outcome(told[task.objective], told)

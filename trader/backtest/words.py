@@ -118,6 +118,11 @@ def terms(settings: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"filled at {'the same close' if settings['fill'] == 'close' else 'the next open'}"])
 
 
+def quote_of(market: str | None) -> str | None:
+    """The asset that the money of a run is in, as the name of its market tells: USDT of binance:BTC/USDT."""
+    return ((market or "").partition(":")[2].partition("/")[2].partition(":")[0]) or None
+
+
 def span(first: datetime, last: datetime) -> str:
     """From when to when, in UTC."""
     return f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trader import config
 from trader.backtest.load import Loaded, Named, load_candles, load_files, market_settings, named_strategy
 from trader.backtest.record import Run, began, compute
-from trader.backtest.settings import Settings, parse_settings
+from trader.backtest.settings import FEE, Settings, parse_settings
 from trader.cli._session import session
 from trader.errors import InputError, TallydeskError
 from trader.market import find_market
@@ -192,8 +193,33 @@ def storable(text: str) -> bool:
 
 
 def stake_of(text: str | None) -> tuple[tuple[str, Any], ...]:
-    """`50%` and `1000` as settings."""
+    """`50%` and `1000` as settings. InputError: more than all that is free."""
     if text is None:
         return ()
-    percent = text.strip().endswith("%")
-    return (("stake", text.strip().removesuffix("%").strip()), ("stake_in_percent", percent))
+    number, percent = text.strip().removesuffix("%").strip(), text.strip().endswith("%")
+    value = _number(number)
+    if percent and value is not None and value > 100:
+        raise InputError(
+            f"--stake is {text!r}: at most 100% of what is free can be spent; write --stake {number} for an amount of "
+            "quote"
+        )
+    return (("stake", number), ("stake_in_percent", percent))
+
+
+def fee_of(text: str | None) -> tuple[tuple[str, Any], ...]:
+    """Maker's and taker's share as settings. InputError: it is no share."""
+    if text is None:
+        return ()
+    value = _number(text)
+    if value is None or not 0 <= value < Decimal("0.5"):
+        raise InputError(f"--fee is {text!r}: {FEE}")
+    return (("maker", text), ("taker", text))
+
+
+def _number(text: str) -> Decimal | None:
+    """A finite number; None: it is none."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() else None

@@ -5,7 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from trader.backtest.record import Run, shortage
-from trader.backtest.words import NONE, WORDS, gap_sentence, interval, not_done, of_holding, span, terms, texts, told
+from trader.backtest.words import (
+    NONE,
+    WORDS,
+    gap_sentence,
+    interval,
+    not_done,
+    of_holding,
+    quote_of,
+    span,
+    terms,
+    texts,
+    told,
+)
 
 LONGEST_ERROR = 36
 """Characters of an error in a list."""
@@ -31,7 +43,8 @@ def print_run(run: Run) -> None:
         for word in WORDS
         if word.name != "buy_and_hold_percent"
     ]
-    _print_table(["", "this run", level, "bought and held"], rows)
+    quote = quote_of(run.market)
+    _print_table([f"money in {quote}" if quote else "", "this run", level, "bought and held"], rows)
     print(gap_sentence(run.made.measures))
     if short := shortage(run):
         print(short)

@@ -21,6 +21,7 @@ PAUSE = 0.25
 LINE_SECONDS = 3.0
 """How often progress is said where there is no terminal to draw a bar on."""
 RESCUE_SECONDS = 5.0
+NOBODY_YET = "nobody works on sweeps yet: start tallydesk sweep worker, or {command}"
 NOBODY = (
     "nobody works on sweeps: start tallydesk sweep worker, or give this sweep workers of its own (--workers-here 2)"
 )
@@ -67,6 +68,20 @@ async def stop(connection: "Connection", sweep_id: int) -> bool:
     return bool((await connection.execute(STOP, [sweep_id])).rowcount)
 
 
+def resume_command(sweep_id: int, here: int) -> str:
+    """What to type to go on."""
+    return f"tallydesk sweep resume {sweep_id}" + (f" --workers-here {here}" if here else "")
+
+
+async def stopped(connection: "Connection", sweep_id: int, here: int = 0) -> str:
+    """That a sweep is stopped, how far it is, and how it goes on."""
+    from trader.db import fetch_one
+
+    look = await fetch_one(connection, LOOK, [sweep_id])
+    done = f"{look.done:,} of {look.total:,} are done"
+    return f"sweep {sweep_id} is stopped, {done}: {resume_command(sweep_id, here)} goes on"
+
+
 async def follow(connection: "Connection", settings: "Settings", sweep_id: int, here: int) -> Any:
     """Follow a sweep to its end; its last look. Ctrl-C stops it. TallydeskError: its own workers cannot work."""
     from trader.children import Children
@@ -85,7 +100,7 @@ async def follow(connection: "Connection", settings: "Settings", sweep_id: int, 
         except asyncio.CancelledError:
             if await stop(connection, sweep_id):
                 bar.end()
-                print(f"sweep {sweep_id} is stopped: tallydesk sweep resume {sweep_id} goes on", file=sys.stderr)
+                print(await stopped(connection, sweep_id, here), file=sys.stderr)
             raise
 
 
@@ -106,7 +121,10 @@ async def _watch(connection: "Connection", sweep_id: int, children: "Children", 
         if here and len(children.dead()) == len(children.running):
             await stop(connection, sweep_id)
             log = f"{children.settings.home}/log/{next(iter(children.running))}.log"
-            raise TallydeskError(f"sweep {sweep_id} is stopped: its workers ended by themselves; {log} says why")
+            again = resume_command(sweep_id, len(children.running))
+            raise TallydeskError(
+                f"sweep {sweep_id} is stopped: its workers ended by themselves; {log} says why; {again} goes on"
+            )
         if time.monotonic() - rescued >= RESCUE_SECONDS:
             await rescue_stalled(connection)
             rescued = time.monotonic()
@@ -160,5 +178,5 @@ class Bar:
             return
         if self._task is None:
             self._shown.start()
-            self._task = self._shown.add_task("", total=look.total, name=self.sweep_id, best=best)
+            self._task = self._shown.add_task("", total=look.total, completed=look.done, name=self.sweep_id, best=best)
         self._shown.update(self._task, completed=look.done, total=look.total, best=best)

@@ -84,12 +84,14 @@ def run(
     Example: tallydesk backtest run strategies.sma_cross:SmaCross --market binance:BTC/USDT --timeframe 1h
     --from 2020-01-01 --params '{"fast": 5, "slow": 50}' --fee 0.001 --slippage 0.0005 --plot sma.png
     """
+    from trader.cli._backtest import fee_of, stake_of
     from trader.cli._backtest import run as work
-    from trader.cli._backtest import stake_of
 
     wanted = _wanted(what, market, timeframe, since, until, params, schedule, file, input_, stamp)
-    options = (("deposit", deposit), ("maker", fee), ("taker", fee), ("slippage", slippage), ("spread", spread))
-    wanted = _with(wanted, options=(*options, *stake_of(stake)), settings=settings, seed=seed, store=not no_store)
+    options = (("deposit", deposit), ("slippage", slippage), ("spread", spread))
+    wanted = _with(
+        wanted, options=(*options, *fee_of(fee), *stake_of(stake)), settings=settings, seed=seed, store=not no_store
+    )
     if plot is not None:
         from trader.backtest.plot import check_path
 

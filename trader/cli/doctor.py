@@ -29,6 +29,9 @@ SNAPSHOT = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_st
 BLOCKED = """SELECT exchange, to_char(blocked_until AT TIME ZONE 'UTC', 'HH24:MI:SS'), why FROM budget
   WHERE blocked_until IS NOT NULL ORDER BY 1, 2"""
 STRATEGIES = "SELECT name, error FROM strategy WHERE error IS NOT NULL ORDER BY 1 LIMIT 20"
+RUNNING = """SELECT s.name, s.class, s.params, s.schedule::text, e.name || ':' || m.symbol, t.name
+  FROM strategy s JOIN market m ON m.id = s.market_id JOIN exchange e ON e.id = m.exchange_id
+  JOIN timeframe t ON t.id = s.timeframe_id WHERE s.enabled AND s.class IS NOT NULL ORDER BY 1"""
 FEEDS = """SELECT e.name || ':' || m.symbol || ' ' || t.name, f.last_error
   FROM bucket_feed f JOIN market m ON m.id = f.market_id JOIN exchange e ON e.id = m.exchange_id
   JOIN timeframe t ON t.id = f.timeframe_id WHERE f.status = 'error' ORDER BY 1 LIMIT 20"""
@@ -87,7 +90,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         migrated = _migrated(settings)
         yield migrated
         if migrated.well:
-            for look in (_accounts, _roles, _venues, _strategies, _jobs, _books):
+            for look in (_accounts, _roles, _venues, _strategies, _candles, _jobs, _books):
                 yield from look(settings, connection)
 
 
@@ -218,6 +221,28 @@ def _strategies(_: Settings, connection: "psycopg.Connection[Any]") -> Iterator[
         yield Finding(False, f"feed {name}: {error}", "The worker tries again; if it stays: is the venue there?")
     if not strategies and not feeds:
         yield Finding(True, "no strategy and no candle feed has an error")
+
+
+def _candles(_: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:
+    """Whether a feed keeps all that the enabled strategies read."""
+    from trader.cli._unfed import KEPT, asked, unfed
+    from trader.clock import SystemClock
+    from trader.strategy import load, series_of
+
+    well = True
+    for name, path, params, schedule, market, timeframe in connection.execute(RUNNING).fetchall():
+        try:
+            series = series_of(load(path, params), market, timeframe, schedule)
+        except TallydeskError as error:
+            well = False
+            yield Finding(None, f"which candles strategy {name} reads cannot be told here: {error}")
+            continue
+        rows = connection.execute(KEPT, asked(series)).fetchall()
+        for one in unfed(series, rows, SystemClock().now()):
+            well = False
+            yield Finding(False, f"strategy {name}: {one.text}", one.remedy[0].upper() + one.remedy[1:])
+    if well:
+        yield Finding(True, "feeds keep all candles that enabled strategies read")
 
 
 def _jobs(settings: Settings, connection: "psycopg.Connection[Any]") -> Iterator[Finding]:

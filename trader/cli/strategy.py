@@ -11,7 +11,9 @@ from trader import config
 from trader.errors import InputError
 
 if TYPE_CHECKING:
+    from trader.cli._unfed import Unfed
     from trader.db import Connection
+    from trader.strategy import Series
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 Result = TypeVar("Result")
@@ -30,8 +32,7 @@ INSERT INTO strategy (name, account_id, unit_id, allowance_unit, stake, stake_un
                       params, schedule)
 VALUES (%(name)s, %(account)s, %(unit)s, %(allowance_unit)s, %(stake)s, %(stake_unit)s, %(class)s, %(market)s,
         %(timeframe)s, %(params)s, %(schedule)s)
-RETURNING name, (SELECT code FROM asset WHERE asset.id = unit_id) AS unit, EXISTS (SELECT FROM bucket_feed f
-  WHERE (f.market_id, f.timeframe_id) = (strategy.market_id, strategy.timeframe_id) AND f.enabled) AS fed
+RETURNING name, (SELECT code FROM asset WHERE asset.id = unit_id) AS unit
 """
 
 LIST = """
@@ -79,7 +80,7 @@ def add(
     Example: tallydesk strategy add sma --account main --class strategies.sma_cross:SmaCross
     --market binance:BTC/USDT --timeframe 1h --params '{"fast": 5, "slow": 20}' --stake 50 --stake-unit % --unit USDT
     """
-    given = _check_class(class_, params, market, timeframe, schedule)
+    given, series = _check_class(class_, params, market, timeframe, schedule)
     values = {
         "name": name,
         "schedule": schedule,
@@ -91,8 +92,8 @@ def add(
     row = _run(lambda connection: _add(connection, values, given, account, market, timeframe, unit))
     print(f'added {row.name}; deposit with: tallydesk psql -c "insert into orders (strategy, type, asset, quantity)')
     print(f"  values ('{row.name}', 'deposit', '{row.unit}', 100)\"")
-    if class_ and not row.fed:
-        print(f"no row of bucket_feed keeps the {timeframe} candles of {market} up to date yet: it waits for one")
+    for one in _run(lambda connection: _unfed(connection, series)):
+        print(f"it waits: {one.text} yet; {one.remedy}")
 
 
 @app.command()
@@ -157,8 +158,8 @@ def disable(name: Annotated[str, typer.Argument(help="The strategy.")]) -> None:
 
 def _check_class(
     class_: str | None, params: str, market: str | None, timeframe: str | None, schedule: str
-) -> dict[str, Any]:
-    """The parameters, once they suit the class; InputError if something does not fit."""
+) -> "tuple[dict[str, Any], list[Series]]":
+    """The parameters, once they suit the class, and the candles that it reads; InputError if something does not fit."""
     try:
         given = json.loads(params)
     except ValueError as error:
@@ -168,16 +169,24 @@ def _check_class(
     if class_ is None:
         if given or schedule != "bucket":
             raise InputError("--params and --schedule say what a class does: name one with --class module:Class")
-        return given
+        return given, []
     if market is None or timeframe is None:
         raise InputError("a class decides on candles: name them with --market and --timeframe")
 
-    from trader.strategy import load, parse_schedule
+    from trader.strategy import load, parse_schedule, series_of
 
     config.load()  # it puts the directory of one's own strategies on the import path
-    load(class_, given)
-    parse_schedule(schedule, timeframe)
-    return given
+    made = load(class_, given)
+    return given, series_of(made, market, timeframe, parse_schedule(schedule, timeframe))
+
+
+async def _unfed(connection: "Connection", series: "list[Series]") -> "list[Unfed]":
+    """Those of the candles that it reads which no feed keeps."""
+    from trader.cli._unfed import KEPT, asked, unfed
+    from trader.clock import SystemClock
+    from trader.db import fetch_all
+
+    return unfed(series, await fetch_all(connection, KEPT, asked(series)), SystemClock().now())
 
 
 def _amount(text: str) -> str:

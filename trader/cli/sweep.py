@@ -129,7 +129,7 @@ def _json(option: str, text: str) -> dict[str, Any]:
 
 async def _run(plan: "Plan", here: int, wait: bool, best: int, plot: Path | None, names: list[str]) -> None:
     from trader.backtest.sweep import make_sweep
-    from trader.cli._sweep_watch import need_workers
+    from trader.cli._sweep_watch import NOBODY_YET, need_workers, resume_command, workers_alive
 
     _check_plot(plot)
     async with session() as (settings, connection):
@@ -141,6 +141,8 @@ async def _run(plan: "Plan", here: int, wait: bool, best: int, plot: Path | None
         print(f"sweep {made.id}: {made.trials} sets to try{folds}{skipped}", flush=True)
         if wait:
             await _to_the_end(connection, settings, made.id, here, best, plot, names)
+        elif not await workers_alive(connection):
+            print(NOBODY_YET.format(command=resume_command(made.id, here or 2)))
 
 
 def _check_plot(plot: Path | None) -> None:
@@ -202,16 +204,12 @@ def stop(number: NumberArgument) -> None:
 
 async def _stop(number: int) -> None:
     from trader.backtest.sweep_row import load_sweep
-    from trader.cli._sweep_watch import stop
+    from trader.cli._sweep_watch import stop, stopped
 
     async with session() as (_, connection):
         row = await load_sweep(connection, number)
-        done = await stop(connection, number)
-    print(
-        f"sweep {number} is stopped: tallydesk sweep resume {number} goes on"
-        if done
-        else f"sweep {number}: {row.state}"
-    )
+        told = await stopped(connection, number) if await stop(connection, number) else f"sweep {number}: {row.state}"
+    print(told)
 
 
 @app.command("list")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from trader.errors import TallydeskError
+from trader.errors import InputError, TallydeskError
 from trader.simulator.config import DEFAULT_KEY, DEFAULT_SECRET, build, number
 from trader.simulator.faults import Faults
 from trader.simulator.request_log import RequestLog
@@ -110,7 +111,12 @@ async def serve(args: Namespace, venue: Venue) -> None:
     server = Server(venue, faults, log, sockets.handle)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    listener = socket.create_server((args.host, args.port))
+    try:
+        listener = socket.create_server((args.host, args.port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise InputError(f"port {args.port} of {args.host} is in use: name another one with --port") from None
     await web.SockSite(runner, listener).start()
     for market in venue.markets.values():
         source = f"synthetic data, seed {args.seed}" if market.synthetic else f"replay of {market.series.base} candles"

@@ -32,6 +32,7 @@ from trader.strategy.kit import P, Strategy, Style, style_of, styles_of
 from trader.strategy.params import Params, Range, describe_params, param, parse_params, search_space
 from trader.strategy.reach import EXTRA, Reach, reach_of
 from trader.strategy.schedule import Schedule, is_due, parse_schedule, scheduled
+from trader.strategy.series import Series, series_of
 from trader.strategy.state import dump_state
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Range",
     "Reach",
     "Schedule",
+    "Series",
     "SignalError",
     "Stake",
     "Strategy",
@@ -82,6 +84,7 @@ __all__ = [
     "reach_of",
     "scheduled",
     "search_space",
+    "series_of",
     "style_of",
     "styles_of",
     "telling",

@@ -36,9 +36,7 @@ def find_class(path: str) -> type[Strategy[Any]]:
     module = _import(path, module_name)
     found = getattr(module, class_name, None)
     if not _is_strategy(found):
-        what = "no class" if found is None else "no strategy, but something else,"
-        known = ", ".join(sorted(_strategies_of(module))) or "no strategy at all"
-        raise InputError(f'strategy class "{path}": there is {what} "{class_name}" in {module_name}; it has {known}')
+        raise InputError(f'strategy class "{path}": {_not_one(found, class_name, module)}')
     styles = styles_of(found)
     if len(styles) != 1:
         what = "both signal and on_bucket: one of them decides" if styles else "neither signal nor on_bucket"
@@ -75,6 +73,27 @@ def _remedy(name: str) -> str:
     )
 
 
+def _not_one(found: object, name: str, module: ModuleType) -> str:
+    """Why what a path names is no strategy, and what its module has."""
+    if _is_unfinished(found):
+        return f"{name} lacks {_lacking(found)}, which a strategy must have (docs/strategies.md)"
+    what = "no class" if found is None else "no strategy, but something else,"
+    own = {other: one for other, one in vars(module).items() if getattr(one, "__module__", None) == module.__name__}
+    known = [other for other, one in sorted(own.items()) if _is_strategy(one)]
+    known += [f"{other} (lacks {_lacking(one)})" for other, one in sorted(own.items()) if _is_unfinished(one)]
+    return f'there is {what} "{name}" in {module.__name__}; it has {", ".join(known) or "no strategy at all"}'
+
+
+def _is_unfinished(candidate: object) -> TypeGuard[type[Strategy[Any]]]:
+    """Whether it would be a strategy, but for members that it must have."""
+    derived = isinstance(candidate, type) and issubclass(candidate, Strategy) and candidate is not Strategy
+    return derived and inspect.isabstract(candidate)
+
+
+def _lacking(strategy: type[Strategy[Any]]) -> str:
+    return " and ".join(sorted(strategy.__abstractmethods__))
+
+
 def _is_strategy(candidate: object) -> TypeGuard[type[Strategy[Any]]]:
     return (
         isinstance(candidate, type)
@@ -82,7 +101,3 @@ def _is_strategy(candidate: object) -> TypeGuard[type[Strategy[Any]]]:
         and candidate is not Strategy
         and not inspect.isabstract(candidate)
     )
-
-
-def _strategies_of(module: ModuleType) -> list[str]:
-    return [name for name, found in vars(module).items() if _is_strategy(found) and found.__module__ == module.__name__]
