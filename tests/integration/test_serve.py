@@ -299,7 +299,7 @@ async def test_backfills_take_turns(db: Connection, desk: Desk) -> None:
     counts = await fetch_all(db, "SELECT market_id, count(*) AS n FROM bucket GROUP BY 1")
     assert len(counts) == 5
     least, most = min(row.n for row in counts), max(row.n for row in counts)
-    assert most - least <= 2 * bucket.TURN_PAGES * 100, counts
+    assert most <= 3 * least, counts  # turns take their time, some longer than others; without turns one has it all
 
 
 async def test_a_job_ends_after_its_slice_and_frees_what_it_took(db: Connection, desk: Desk) -> None:
