@@ -21,7 +21,7 @@ from trader.backtest.origin import digest_of
 from trader.backtest.record import Run
 from trader.backtest.result import FROM_THE_START
 from trader.backtest.store import delete_run, load_run, save
-from trader.cli._backtest import parse_object
+from trader.cli._json import parse_object
 from trader.cli.backtest import app
 from trader.db import Connection, Identity, connect
 from trader.errors import InputError

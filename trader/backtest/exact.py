@@ -22,9 +22,8 @@ from trader.backtest.exact_result import compare, ledger_result
 from trader.backtest.exact_targets import Wanted
 from trader.backtest.exact_venue import minimums_of
 from trader.backtest.result import Result
-from trader.backtest.run import Frames, backtest, check_inputs, first_decision
+from trader.backtest.run import Frames, backtest, check_inputs, first_decision, told
 from trader.backtest.settings import UNIT, Settings
-from trader.backtest.ticket import Context, OnBucket
 from trader.embedded import database_url
 from trader.errors import DatabaseError, InputError
 from trader.strategy import (
@@ -133,16 +132,8 @@ def _plan(strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Setting
         )
     table = indicators_of(strategy, frames.candles, frames.inputs)
     columns = {str(name): table[name].to_numpy() for name in table.columns}
-    on_bucket = _told(strategy, module)
+    on_bucket = told(strategy.on_bucket, module)
     return lambda desk: Stepped(desk, bars, settings, on_bucket, warm_up, columns, decides, needed(strategy))
-
-
-def _told(strategy: Strategy[Any], module: str) -> OnBucket:
-    def told(context: Context) -> float | None:
-        with telling(f"on_bucket at {context.time:%Y-%m-%d %H:%M:%S}", module):
-            return strategy.on_bucket(context)
-
-    return told
 
 
 def run_replay(server: str, bars: Bars, settings: Settings, make: Make) -> ExactRun:

@@ -1,6 +1,5 @@
 """What `tallydesk backtest run` and `check` do: everything that is asked for, read, computed, stored."""
 
-import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from trader import config
 from trader.backtest.load import Loaded, Named, load_candles, load_files, market_settings, named_strategy
 from trader.backtest.record import Run, began, compute
 from trader.backtest.settings import FEE, Settings, parse_settings
+from trader.cli._json import parse_object
 from trader.cli._session import session
 from trader.errors import InputError, TallydeskError
 from trader.market import find_market
@@ -169,27 +169,6 @@ def _inputs(given: Sequence[str]) -> dict[str, Path]:
             raise InputError(f"--input is {one!r}: write NAME=FILE")
         found[name] = Path(path)
     return found
-
-
-def parse_object(option: str, text: str) -> dict[str, Any]:
-    """The JSON object that an option gives. InputError if it is none."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{option} is {text!r}: no JSON ({error}); write it as '{{\"name\": 5}}'") from None
-    except RecursionError:
-        raise InputError(f"{option} has too many brackets in each other: parameters are plain values") from None
-    if not storable(text):
-        raise InputError(f"{option} is {text!r}: \\u0000 and halves of characters can be in no row")
-    if not isinstance(found, dict):
-        raise InputError(f"{option} is {text!r}: a JSON object is needed, such as '{{\"name\": 5}}'")
-    return found
-
-
-def storable(text: str) -> bool:
-    """Whether PostgreSQL can keep what this JSON says."""
-    said = json.dumps(json.loads(text), ensure_ascii=False)
-    return "\\u0000" not in said and said.encode(errors="replace").decode() == said
 
 
 def stake_of(text: str | None) -> tuple[tuple[str, Any], ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, LiteralString, TypeVar
 import typer
 
 from trader import config
+from trader.cli._json import parse_object
 from trader.errors import InputError
 
 if TYPE_CHECKING:
@@ -160,12 +161,7 @@ def _check_class(
     class_: str | None, params: str, market: str | None, timeframe: str | None, schedule: str
 ) -> "tuple[dict[str, Any], list[Series]]":
     """The parameters, once they suit the class, and the candles that it reads; InputError if something does not fit."""
-    try:
-        given = json.loads(params)
-    except ValueError as error:
-        raise InputError(f"--params is {params!r}: no JSON ({error}); write it as '{{\"fast\": 5}}'") from None
-    if not isinstance(given, dict):
-        raise InputError(f"--params is {params!r}: a JSON object is needed, such as '{{\"fast\": 5}}'")
+    given = parse_object("--params", params)
     if class_ is None:
         if given or schedule != "bucket":
             raise InputError("--params and --schedule say what a class does: name one with --class module:Class")

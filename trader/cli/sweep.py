@@ -1,7 +1,6 @@
 """`tallydesk sweep`: search for parameters."""
 
 import asyncio
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from trader.cli._json import parse_object
 from trader.cli._moment import moment
 from trader.cli._session import session
 from trader.errors import InputError
@@ -90,7 +90,8 @@ def run_(
 
     plan = Plan(
         path, market, timeframe, _moment("--from", since), _moment("--to", until), space=_space(grid or []),
-        params=_json("--params", params), settings=_json("--settings", settings), schedule=schedule, random=random,
+        params=parse_object("--params", params), settings=parse_object("--settings", settings), schedule=schedule,
+        random=random,
         sampler=optuna or None, trials=trials, seed=seed, generation_size=generation, chunk_size=chunk,
         objective=objective, folds=walk_forward, train=train, embargo=embargo, anchored=anchored,
     )  # fmt: skip
@@ -114,16 +115,6 @@ def _space(texts: list[str]) -> dict[str, str]:
         if not equals or not name.strip() or name.strip() in found:
             raise InputError(f"--grid is {text!r}: {'it is there twice' if name.strip() in found else HOW}")
         found[name.strip()] = values.strip()
-    return found
-
-
-def _json(option: str, text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{option} is {text!r}: no JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{option} is {text!r}: a JSON object is needed, such as '{{\"stake\": 50}}'")
     return found
 
 
