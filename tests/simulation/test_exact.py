@@ -1,5 +1,6 @@
 """The exact engine: what the real path makes of bars is what the array engine makes of them, to the cent."""
 
+import asyncio
 import importlib
 import inspect
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,13 +27,14 @@ from tests.unit.test_backtest_array import not_taken
 from trader.backtest import exact
 from trader.backtest.array import run
 from trader.backtest.data import Bars, bars_of
-from trader.backtest.exact import run_exact, run_replay, run_targets
+from trader.backtest.exact import replay_in, run_exact, run_targets
 from trader.backtest.exact_database import PREFIX, TEMPLATE, throw_away
-from trader.backtest.exact_replay import Replay
+from trader.backtest.exact_part import ORDERS_PER_PART, Part, cut, parts_of
+from trader.backtest.exact_replay import Flow, Replay, Steps
 from trader.backtest.exact_result import compare
 from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, Result
 from trader.backtest.run import Frames
-from trader.backtest.settings import parse_settings
+from trader.backtest.settings import UNIT, parse_settings
 from trader.bucket import read_file, timeframe_named
 from trader.errors import DatabaseError, InputError, Unreachable
 from trader.strategy import Input, Strategy
@@ -106,9 +109,9 @@ def test_every_shipped_strategy_gives_the_same_through_the_real_path(
     assert found.difference is None
     assert_same_digits(found.expected, found.result)
     assert len(found.result.fills) >= 4
-    last = found.expected.equity[-1]
-    assert float(found.exact.performance.equity) == pytest.approx(last, abs=1e-8)
-    assert float(found.exact.performance.fees) == pytest.approx(found.expected.fees.sum(), abs=1e-7)
+    if (view := found.exact.performance) is not None:
+        assert float(view.equity) == pytest.approx(found.expected.equity[-1], abs=1e-8)
+        assert float(view.fees) == pytest.approx(found.expected.fees.sum(), abs=1e-7)
 
 
 def assert_same_digits(expected: Result, made: Result) -> None:
@@ -132,6 +135,10 @@ def drawn(seed: int, length: int = 400, gaps: int = 6) -> Bars:
     columns = (start, high, low, close, random.exponential(3, length))
     times = np.arange(1, length + 1) * MINUTE + 1_500_000_000_000 // MINUTE * MINUTE
     return bars_of("1m", times[there], *(column[there] for column in columns))
+
+
+def whole_of(bars: Bars) -> Part:
+    return Part(0, len(bars))
 
 
 TERMS: list[dict[str, Any]] = [
@@ -182,6 +189,46 @@ def test_bars_that_are_left_out_decide_nothing(server: str, place: int) -> None:
     skipping, asking = (run_targets(server, bars, targets, settings, 3, every=every) for every in (False, True))
     assert_same_digits(skipping.result, asking.result)
     assert skipping.orders == asking.orders > 20
+
+
+@pytest.mark.parametrize("place", range(len(TERMS) - 1))
+def test_parts_side_by_side_give_what_one_piece_gives(server: str, place: int) -> None:
+    bars = drawn(20 + place, 1_000)
+    flows = [{"at": bars.moment(at) + "Z", "amount": amount} for at, amount in ((300, "250.5"), (301, "-9"), (700, 40))]
+    settings = exact.completed(parse_settings(TERMS[place] | {"flows": flows}))
+    targets = np.random.default_rng(place).choice([0.0, 1.0], len(bars))
+    expected = run(bars, targets, settings, 5)
+    starts = [2, 30, 299, 300, 301, 302, *expected.fills.bar[20:60:10].tolist(), 700, 990]
+    parts = cut(expected, sorted(set(starts)))
+    whole, found = (run_targets(server, bars, targets, settings, 5, parts=one) for one in ([whole_of(bars)], parts))
+    assert (whole.parts, found.parts) == (1, len(parts))
+    assert found.orders == whole.orders > 20
+    assert compare(whole.result, found.result, 1e-9) is None
+    assert_same_digits(whole.result, found.result)
+    assert found.result.refused == whole.result.refused
+    assert found.performance is None
+
+
+def test_a_part_that_begins_with_what_is_not_there_is_found_and_all_is_replayed_in_one_piece(server: str) -> None:
+    bars, settings = drawn(3), exact.completed(parse_settings(TERMS[0]))
+    targets = np.random.default_rng(3).choice([0.0, 1.0], len(bars))
+    expected = run(bars, targets, settings)
+    right = cut(expected, [100, 200])
+    assert run_targets(server, bars, targets, settings, parts=right).parts == 3
+    for wrong in (replace(right[1], cash=right[1].cash + UNIT), replace(right[1], holding=right[1].holding + UNIT)):
+        found = run_targets(server, bars, targets, settings, parts=[right[0], wrong, right[2]])
+        assert found.parts == 1
+        assert_same_digits(expected, found.result)
+
+
+def test_a_long_run_is_cut_and_a_difference_is_found_in_parts_as_well(server: str) -> None:
+    bars, settings = drawn(5, 1_200), parse_settings(TERMS[0])
+    targets = np.random.default_rng(5).choice([0.0, 1.0], len(bars))
+    found = run_targets(server, bars, targets, settings)
+    assert found.parts == len(np.unique(found.result.fills.decided)) // ORDERS_PER_PART > 10
+    assert len(parts_of(run(bars, targets, exact.completed(parse_settings({}))))) == 1  # the venue cuts what they move
+    dearer = run(bars, targets, exact.completed(settings.model_copy(update={"taker": Decimal("0.0011")})))
+    assert str(compare(dearer, found.result)).startswith("fill 1, decided at 2017-")
 
 
 def test_a_ledger_that_keeps_what_the_venue_cuts_agrees_to_the_cent(server: str) -> None:
@@ -310,46 +357,55 @@ class Broken(Exception):
 
 
 class Ending(Replay):
-    """Says where it is, and ends by an error."""
+    """Ends by an error."""
 
-    def __init__(self, desk: Any, settings: Any, error: type[BaseException], said: list[str]) -> None:
-        super().__init__(desk, desk.bars, settings)
-        self.error, self.said = error, said
+    def __init__(self, bars: Bars, settings: Any, part: Part, error: type[BaseException]) -> None:
+        super().__init__(bars, settings, part)
+        self.error = error
 
-    async def go(self) -> None:
-        self.said.append(await self.desk.database())
+    def go(self) -> Steps:
+        yield Flow(0, Decimal(1))
         raise self.error
 
 
 @pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
 def test_the_database_is_dropped_whatever_happens(server: str, error: type[BaseException]) -> None:
-    settings = exact.completed(parse_settings({}))
-    said: list[str] = []
+    settings, bars = exact.completed(parse_settings({})), drawn(1)
+    seen: list[str] = []
+
+    def replay() -> None:
+        with throw_away(server) as url:
+            seen.extend({urlsplit(url).path[1:]} & set(left(server)))
+            parts = [whole_of(bars)]
+            asyncio.run(replay_in(url, bars, settings, lambda part: Ending(bars, settings, part, error), parts))
+
     with pytest.raises(error):
-        run_replay(server, drawn(1), settings, lambda desk: Ending(desk, settings, error, said))
-    assert said[0].startswith(PREFIX)
-    assert said[0] not in left(server)
+        replay()
+    assert len(seen) == 1
+    assert seen[0] not in left(server)
 
 
 ENDLESS = """
+import asyncio
 import sys
+from urllib.parse import urlsplit
 import numpy as np
 from tests.simulation.test_exact import drawn
-from trader.backtest import exact
+from trader.backtest.array import run
+from trader.backtest.exact import completed, replay_in
+from trader.backtest.exact_database import throw_away
+from trader.backtest.exact_part import parts_of
 from trader.backtest.exact_replay import Targeted
 from trader.backtest.exact_targets import Wanted
 from trader.backtest.exact_venue import minimums_of
 from trader.backtest.settings import parse_settings
 
-class Endless(Targeted):
-    async def go(self):
-        print(await self.desk.database(), flush=True)
-        await super().go()
-
 bars = drawn(1, 200_000)
-settings = exact.completed(parse_settings({"quantity_step": "0.001"}))
-wanted = Wanted(bars, np.arange(len(bars)) % 2 * 1.0, 1, minimums_of(settings))
-exact.run_replay(sys.argv[1], bars, settings, lambda desk: Endless(desk, bars, settings, wanted))
+settings, targets = completed(parse_settings({"quantity_step": "0.001"})), np.arange(len(bars)) % 2 * 1.0
+wanted, parts = Wanted(bars, targets, 1, minimums_of(settings)), parts_of(run(bars, targets, settings))
+with throw_away(sys.argv[1]) as url:
+    print(urlsplit(url).path[1:], flush=True)
+    asyncio.run(replay_in(url, bars, settings, lambda part: Targeted(bars, settings, part, wanted), parts))
 """
 
 

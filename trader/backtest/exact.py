@@ -8,15 +8,17 @@ what that proves, and what not.
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trader import config
 from trader.backtest.array import check
+from trader.backtest.array import run as run_array
 from trader.backtest.data import Bars, Floats
 from trader.backtest.exact_database import throw_away
-from trader.backtest.exact_desk import ExactDesk, exact_desk
+from trader.backtest.exact_desk import exact_desk
+from trader.backtest.exact_part import Part, parts_of, unmet
 from trader.backtest.exact_replay import Replay, Stepped, Targeted
 from trader.backtest.exact_result import compare, ledger_result
 from trader.backtest.exact_targets import Wanted
@@ -38,8 +40,8 @@ from trader.strategy import (
     telling,
 )
 
-Make = Callable[[ExactDesk], Replay]
-"""What is to be replayed, once there is a desk for it."""
+Make = Callable[[Part], Replay]
+"""What is to be replayed of a part of the bars."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class ExactRun:
     result: Result
     """Fills, money and equity, read from the ledger."""
     performance: Any
-    """The strategy's row of the view `performance`, at the last close."""
+    """The strategy's row of the view `performance`, at the last close; None if it was replayed in parts."""
     orders: int
     """How many orders became rows."""
+    parts: int
+    """How many strategies shared the bars, each a part; where one ended the next began, to the last digit."""
     seconds: float
     """From the first row to the last one read; without making and dropping the database."""
 
@@ -85,25 +89,32 @@ def run_exact(
     settings = completed(settings)
     expected = backtest(strategy, frames, settings, schedule)
     bars = expected.bars
-    made = _plan(strategy, frames, bars, settings, parse_schedule(schedule, frames.timeframe))
-    run = run_replay(server or database_url(config.load()), bars, settings, made)
+    made, cuts = _plan(strategy, frames, bars, settings, parse_schedule(schedule, frames.timeframe))
+    parts = parts_of(expected) if cuts else None
+    run = run_replay(server or database_url(config.load()), bars, settings, made, parts)
     return ExactResult(run, expected, compare(expected, run.result))
 
 
 def run_targets(
-    server: str, bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1, *, every: bool = False
+    server: str,
+    bars: Bars,
+    targets: Floats,
+    settings: Settings,
+    warm_up: int = 1,
+    *,
+    every: bool = False,
+    parts: Sequence[Part] | None = None,
 ) -> ExactRun:
     """Trade `targets` as `trader.backtest.array.run` does, through the real path. Errors as for `run_exact`.
 
-    `every`: ask at each bar what is to be done, also where that can only be nothing.
+    `every`: ask at each bar what is to be done, also where that can only be nothing. `parts`: how the bars are cut; by
+    default as `parts_of` cuts what the array engine makes of them.
     """
     check(bars, targets)
     settings = completed(settings)
-
-    def make(desk: ExactDesk) -> Replay:
-        return Targeted(desk, bars, settings, Wanted(bars, targets, warm_up, minimums_of(settings), every=every))
-
-    return run_replay(server, bars, settings, make)
+    wanted = Wanted(bars, targets, warm_up, minimums_of(settings), every=every)
+    cut = parts_of(run_array(bars, targets, settings, warm_up)) if parts is None else parts
+    return run_replay(server, bars, settings, lambda part: Targeted(bars, settings, part, wanted), cut)
 
 
 def completed(settings: Settings) -> Settings:
@@ -116,8 +127,11 @@ def completed(settings: Settings) -> Settings:
     return settings.model_copy(update=steps)
 
 
-def _plan(strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Settings, when: Schedule) -> Make:
-    """How the strategy is replayed: by its targets from cross to cross, or bar by bar."""
+def _plan(strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Settings, when: Schedule) -> tuple[Make, bool]:
+    """How the strategy is replayed: by its targets from cross to cross, or bar by bar; and whether bars may be cut.
+
+    Only targets can: what a function of every bar remembers at a bar, nobody knows before it was there.
+    """
     check_inputs(strategy, frames)
     warm_up = first_decision(strategy, frames) + 1
     module, decides = type(strategy).__module__, None if when == "bucket" else scheduled(bars.time, when)
@@ -125,35 +139,51 @@ def _plan(strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Setting
         with telling("signal", module):
             targets = evaluate(strategy, frames.candles, frames.inputs).to_numpy()
         if decides is None:
-            return lambda desk: Targeted(desk, bars, settings, Wanted(bars, targets, warm_up, minimums_of(settings)))
+            wanted = Wanted(bars, targets, warm_up, minimums_of(settings))
+            return lambda part: Targeted(bars, settings, part, wanted), True
         column = targets.tolist()
-        return lambda desk: Stepped(
-            desk, bars, settings, lambda context: float(column[context.index]), warm_up, {}, decides, warm_up
-        )
+        return lambda part: Stepped(
+            bars, settings, part, lambda context: float(column[context.index]), warm_up, {}, decides, warm_up
+        ), False
     table = indicators_of(strategy, frames.candles, frames.inputs)
     columns = {str(name): table[name].to_numpy() for name in table.columns}
     on_bucket = told(strategy.on_bucket, module)
-    return lambda desk: Stepped(desk, bars, settings, on_bucket, warm_up, columns, decides, needed(strategy))
+    return lambda part: Stepped(bars, settings, part, on_bucket, warm_up, columns, decides, needed(strategy)), False
 
 
-def run_replay(server: str, bars: Bars, settings: Settings, make: Make) -> ExactRun:
-    """Replay what `make` makes in a database on `server`, which is dropped in any case."""
-    with throw_away(server) as url:
-        return asyncio.run(_run(url, bars, settings, make))
+def run_replay(
+    server: str, bars: Bars, settings: Settings, make: Make, parts: Sequence[Part] | None = None
+) -> ExactRun:
+    """Replay what `make` makes in a database on `server`, which is dropped in any case.
+
+    `parts`: side by side, and once more in one piece if one of them does not end with what the next began with.
+    """
+    whole = [Part(0, len(bars))]
+    for cut in (parts or whole, whole):
+        with throw_away(server) as url:
+            run = asyncio.run(replay_in(url, bars, settings, make, cut))
+        if run is not None:
+            return run
+    raise AssertionError("bars in one piece have no seams")
 
 
-async def _run(url: str, bars: Bars, settings: Settings, make: Make) -> ExactRun:
-    async with exact_desk(url, bars, settings) as desk:
-        started = time.perf_counter()
-        replay = make(desk)
+async def replay_in(url: str, bars: Bars, settings: Settings, make: Make, parts: Sequence[Part]) -> ExactRun | None:
+    """Replay in the empty database of `url`. None: a part did not end with what the next one began with."""
+    started = time.perf_counter()
+    async with exact_desk(url, bars, settings, parts) as desk:
+        replays = [make(part) for part in parts]
         gc.freeze()  # as a trader does: looking for garbage in modules and bars would only cost time
         try:
-            await replay.go()
+            await desk.play(replays)
         finally:
             gc.unfreeze()
         fills, posted = await desk.fills(), await desk.posted()
-        result = ledger_result(bars, settings, fills, posted, replay.flows, tuple(replay.refused))
+        if unmet(parts, [replay.money for replay in replays]) is not None:
+            return None
+        flows = {order: flow for seat in desk.seats for order, flow in seat.flows.items()}
+        refused = tuple(refusal for replay in replays for refusal in replay.refused)
+        result = ledger_result(bars, settings, fills, posted, flows, refused)
         performance = await desk.performance()
         if problems := await desk.problems(len(fills)):
             raise DatabaseError(f"the books of the exact backtest are wrong: {'; '.join(problems)}")
-        return ExactRun(result, performance, replay.orders, time.perf_counter() - started)
+        return ExactRun(result, performance, desk.orders, len(parts), time.perf_counter() - started)

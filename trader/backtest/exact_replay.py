@@ -1,122 +1,127 @@
-"""What is decided in an exact replay, and when the trader has its turn: by targets as a column, or bar by bar."""
+"""What is decided in an exact replay: by targets as a column, or bar by bar.
+
+Nothing here touches a database: a replay gives steps, the desk does them and answers each with the ledger's money.
+"""
 
 from abc import ABC, abstractmethod
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 
 from trader.backtest.book import flows_at
 from trader.backtest.crosses import why_stale
 from trader.backtest.data import Bars, Floats
-from trader.backtest.exact_desk import ExactDesk
+from trader.backtest.exact_part import Part
 from trader.backtest.exact_targets import Wanted
 from trader.backtest.exact_venue import minimums_of
 from trader.backtest.made import Making
 from trader.backtest.result import Refusal
 from trader.backtest.settings import Settings
 from trader.backtest.ticket import Context, OnBucket, Ticket
-from trader.db import first_line
-from trader.errors import DatabaseError, InputError
+from trader.errors import InputError
 from trader.exchange.protocol import Side
-from trader.simulator.rules import VenueError
 from trader.strategy import Decision, Made, Stake, Targets, as_target, decide, dump_state
 
 
-class Replay(ABC):
-    """One strategy over the bars: it decides, the desk does it."""
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A deposit (+) or withdrawal (-) of quote at the close of a bar."""
 
-    def __init__(self, desk: ExactDesk, bars: Bars, settings: Settings) -> None:
-        self.desk = desk
+    bar: int
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order that is queued at the close of a bar; the trader has its turn at the open of the next."""
+
+    bar: int
+    side: Side
+    quantity: float | None = None
+    """None: the trader sizes it."""
+    taken_back: bool = False
+    """Canceled before its turn, because no bar can fill it."""
+
+
+Step = Flow | Order
+Steps = Generator[Step, Any, None]
+"""Each is answered by the money of the strategy after it; for an order with its status, reason and what was filled."""
+
+
+class Replay(ABC):
+    """One strategy over a part of the bars."""
+
+    def __init__(self, bars: Bars, settings: Settings, part: Part) -> None:
         self.bars = bars
         self.settings = settings
+        self.part = part
         self.money: Any = None
         """What is free and held, as a strategy's run reads it: only orders and flows change it, and all are here."""
-        self.flows: dict[int, tuple[int, float]] = {}
-        """By the number of its order: the bar at whose close a deposit or withdrawal counts, and its amount."""
         self.refused: list[Refusal] = []
-        self.orders = 0
-        self._asks = False
         self.stake = Stake(settings.stake, settings.stake_in_percent)
         self.minimums = minimums_of(settings)
         self._broken = frozenset(bars.breaks.tolist())
-        self._waiting = flows_at(bars.time, settings)[::-1]
+        flows = [flow for flow in flows_at(bars.time, settings) if part.first <= flow[0] < part.end]
+        self._waiting = flows[::-1]
 
     @abstractmethod
-    async def go(self) -> None:
-        """Trade to the end of the bars."""
+    def go(self) -> Steps:
+        """Trade to the end of the part. `money` must be known."""
 
-    async def fund(self, until: int) -> None:
-        """Book the deposits and withdrawals up to the close of bar `until`."""
+    def fund(self, until: int) -> Steps:
+        """The deposits and withdrawals up to the close of bar `until`."""
         while self._waiting and self._waiting[-1][0] <= until:
-            bar, amount = self._waiting.pop()
-            try:
-                self.flows[await self.desk.flow(bar, amount)] = (bar, float(amount))
-            except (VenueError, psycopg.errors.CheckViolation) as error:
-                why = first_line(error)
-                raise InputError(f"a withdrawal of {-amount} at {self.bars.moment(bar)}: {why}") from None
-            self.money = await self.desk.money()
+            self.money = yield Flow(*self._waiting.pop())
+
+    def price_of(self, bar: int) -> Decimal:
+        """The close of a bar, as a strategy's run reads it."""
+        return Decimal(repr(float(self.bars.close[bar])))
 
     def decided(self, targets: Targets) -> Decision:
         """What a strategy's run decides now."""
         return decide(targets, self.money.holding, self.money.free, 0, self.stake, self.minimums)
 
-    async def order(self, bar: int, side: Side, quantity: float | None = None) -> int | None:
-        """Queue an order at the close of a bar; its number. None: it was taken back, because no bar can fill it."""
-        order = await self.desk.queue(bar, side, quantity)
-        self.orders += 1
-        self._asks = side == "sell" or quantity is not None
+    def order(self, bar: int, side: Side, quantity: float | None = None) -> Steps:
+        """An order at the close of a bar."""
         problem = "the bars end here" if bar + 1 >= len(self.bars) else None
         if self.settings.gap == "skip" and bar + 1 in self._broken:
             problem = "a gap follows"
-        if problem:
-            await self.desk.cancel(order)
-            self.refused.append(Refusal(bar, problem))
-            return None
-        return order
-
-    async def turn(self, bar: int, order: int) -> None:
-        """Let the trader have its turn at the open of a bar, with the order of the bar before."""
-        await self.desk.trade(self.desk.venue.open_of(bar), asks=self._asks)
-        self.money = await self.desk.money(order)
-        if not self.money.final:
-            status = self.money.status
-            raise DatabaseError(f"order {order} is {status} after its turn: a market order has an end at once")
-        if not self.money.filled_quantity:
-            self.refused.append(Refusal(bar - 1, self.money.reason or self.money.status))
+        self.money = yield Order(bar, side, quantity, taken_back=problem is not None)
+        if problem or not self.money.filled_quantity:
+            self.refused.append(Refusal(bar, problem or self.money.reason or self.money.status))
 
 
 class Targeted(Replay):
     """Targets as a column: from one bar at which something may be decided to the next."""
 
-    def __init__(self, desk: ExactDesk, bars: Bars, settings: Settings, wanted: Wanted) -> None:
-        super().__init__(desk, bars, settings)
+    def __init__(self, bars: Bars, settings: Settings, part: Part, wanted: Wanted) -> None:
+        super().__init__(bars, settings, part)
         self.wanted = wanted
 
-    async def go(self) -> None:
-        bar, self.money = 0, await self.desk.money()
+    def go(self) -> Steps:
+        bar = self.part.first
         while True:
-            bar = self.wanted.next(bar, self.money.holding)
-            await self.fund(bar)
-            if bar >= len(self.bars):
+            bar = min(self.wanted.next(bar, self.money.holding), self.part.end)
+            yield from self.fund(bar)
+            if bar >= self.part.end:
                 return
-            await self._at(bar)
+            yield from self._at(bar)
             bar += 1
 
-    async def _at(self, bar: int) -> None:
+    def _at(self, bar: int) -> Steps:
         targets = self.wanted.at(bar)
         decision = self.decided(targets)
-        if decision.order is None:
-            reason = decision.reason if self.wanted.is_fresh(bar) else self.wanted.why_stale(bar)
-            if reason and not self.minimums.sellable(self.money.holding, targets.price):
-                self.refused.append(Refusal(bar, reason))  # only the money was missing, or the cross was not fresh
+        if decision.order is not None:
+            yield from self.order(bar, decision.order)
             return
-        order = await self.order(bar, decision.order)
-        if order is not None:
-            await self.turn(bar + 1, order)
+        reason = decision.reason if self.wanted.is_fresh(bar) else self.wanted.why_stale(bar)
+        if reason and not self.minimums.sellable(self.money.holding, targets.price):
+            self.refused.append(Refusal(bar, reason))  # only the money was missing, or the cross was not fresh
 
 
 class Stepped(Replay):
@@ -124,16 +129,16 @@ class Stepped(Replay):
 
     def __init__(
         self,
-        desk: ExactDesk,
         bars: Bars,
         settings: Settings,
+        part: Part,
         on_bucket: OnBucket,
         warm_up: int,
         indicators: Mapping[str, Floats],
         decides: NDArray[np.bool_] | None,
         longest: int,
     ) -> None:
-        super().__init__(desk, bars, settings)
+        super().__init__(bars, settings, part)
         self.on_bucket = on_bucket
         self.first = warm_up - 1
         self.indicators = indicators
@@ -143,28 +148,24 @@ class Stepped(Replay):
         self.before: float | None = None
         self.before_gap: float | None = None
 
-    async def go(self) -> None:
+    def go(self) -> Steps:
         row = namedtuple("Now", self.indicators)  # type: ignore[misc]  # its fields are the strategy's
-        given: int | None = None
-        self.money = await self.desk.money()
-        for bar in range(len(self.bars)):
-            if given is not None:
-                await self.turn(bar, given)
-                given = None
-            await self._fund_at(bar)
+        for bar in range(self.part.first, self.part.end):
+            yield from self._fund_at(bar)
             if bar in self._broken and self.before is not None:
                 self.before, self.before_gap = None, self.before
             if bar < self.first or not (self.decides is None or self.decides[bar]):
                 continue
             self._show(bar, row(*(float(column[bar]) for column in self.indicators.values())))
-            given = await self._at(bar)
+            yield from self._at(bar)
         dump_state(self.context.state)
 
-    async def _fund_at(self, bar: int) -> None:
-        if self._waiting and self._waiting[-1][0] <= bar:
-            before, known = self._equity(bar), len(self.flows)
-            await self.fund(bar)
-            self.making.flow(before, [amount for _, amount in list(self.flows.values())[known:]])
+    def _fund_at(self, bar: int) -> Steps:
+        amounts = [float(amount) for at, amount in reversed(self._waiting) if at <= bar]
+        if amounts:
+            before = self._equity(bar)
+            yield from self.fund(bar)
+            self.making.flow(before, amounts)
 
     def _show(self, bar: int, now: Any) -> None:
         context, bars = self.context, self.bars
@@ -176,8 +177,8 @@ class Stepped(Replay):
         context.average_cost = None if cost is None else float(cost)
         context.orders, context.changed = [], False
 
-    async def _at(self, bar: int) -> int | None:
-        """Ask what is wanted, and queue it; the order's number."""
+    def _at(self, bar: int) -> Steps:
+        """Ask what is wanted, and order it."""
         target = as_target(self.on_bucket(self.context), f"on_bucket at {self.bars.moment(bar)}")
         tickets = [ticket for ticket in self.context.orders if ticket.alive]
         self._refuse(bar, tickets)
@@ -185,7 +186,7 @@ class Stepped(Replay):
         quantity = tickets[0].quantity if tickets else None
         if target is not None:
             before, self.before = self.before, target
-            targets = Targets(target, before, self.desk.price_of(bar))
+            targets = Targets(target, before, self.price_of(bar))
             decision = self.decided(targets)
             if decision.order is not None and tickets and not (target <= 0 and side == "buy"):
                 raise InputError(
@@ -195,7 +196,8 @@ class Stepped(Replay):
                 side, quantity = decision.order, None
             elif not tickets and (reason := self._not_entered(targets, decision.reason)):
                 self.refused.append(Refusal(bar, reason))
-        return None if side is None else await self.order(bar, side, quantity)
+        if side is not None:
+            yield from self.order(bar, side, quantity)
 
     def _not_entered(self, targets: Targets, missing: str) -> str | None:
         """Why an entry was wanted and not taken: for a fresh cross what was `missing`; None: none was wanted."""

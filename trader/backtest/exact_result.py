@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trader.backtest.data import Bars, Floats
+from trader.backtest.data import Bars, Floats, Indices
 from trader.backtest.result import BUY, SELL, Fills, Refusal, Result, States, equity_of
 from trader.backtest.settings import Settings
 from trader.clock import to_milliseconds
@@ -36,7 +36,7 @@ def ledger_result(
         _floats(row.quote for row in fills),
         _floats(row.fee for row in fills),
         np.array([row.liquidity == "maker" for row in fills], dtype=np.bool_),
-        np.unique([row.order_id for row in fills], return_inverse=True)[1].astype(np.int64),
+        _in_turn([row.order_id for row in fills]),
     )
     bar_of = {row.id: int(at) for row, at in zip(fills, bar, strict=True)}
     states = _states(posted, bar_of, flows)
@@ -51,6 +51,12 @@ def _bars_at(moments: Any, wanted: Sequence[Any]) -> Any:
     if len(found) and not np.array_equal(moments[np.minimum(found, len(moments) - 1)], milliseconds):
         raise DatabaseError("a fill of the exact backtest has a time that no bar has")
     return found.astype(np.int64)
+
+
+def _in_turn(numbers: Sequence[int]) -> Indices:
+    """The same numbers counted from 0, in the order in which they come first."""
+    places: dict[int, int] = {}
+    return np.array([places.setdefault(number, len(places)) for number in numbers], dtype=np.int64)
 
 
 def _floats(values: Any) -> Floats:
