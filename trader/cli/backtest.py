@@ -151,10 +151,9 @@ def _print_exact(wanted: "Wanted") -> None:
     found = asyncio.run(ready(wanted))
     with sentences(found.path):
         run = run_exact(found.strategy, found.loaded.frames, found.settings, found.schedule)
-    parts = f", in {run.exact.parts} parts that meet to the last digit" if run.exact.parts > 1 else ""
-    print(
-        f"exact: {run.exact.orders:,} orders through rows, trader, simulator and ledger in {run.exact.seconds:.1f} s{parts}"
-    )
+    made = run.exact
+    parts = f", in {made.parts} parts that meet to the last digit" if made.parts > 1 else ""
+    print(f"exact: {made.orders:,} orders through rows, trader, simulator and ledger in {made.seconds:.1f} s{parts}")
     if run.difference is not None:
         print(f"tallydesk: the exact run differs: {run.difference}", file=sys.stderr)
         raise typer.Exit(1)
