@@ -12,7 +12,16 @@ from trader.backtest.array import run
 from trader.backtest.bars import run_bars
 from trader.backtest.bootstrap import confidence
 from trader.backtest.data import bars_of
-from trader.backtest.measures import drawdown, measure, periods_per_year, ratios_of, returns_of, sales_of, unit_values
+from trader.backtest.measures import (
+    count_returns,
+    drawdown,
+    measure,
+    periods_per_year,
+    ratios_of,
+    returns_of,
+    sales_of,
+    unit_values,
+)
 from trader.backtest.record import made_of
 from trader.backtest.settings import parse_settings
 from trader.backtest.ticket import Context
@@ -43,6 +52,19 @@ def test_a_win_and_a_loss_by_hand() -> None:
     assert made.turnover == pytest.approx((1_000 + 1_500 + 1_500 + 1_125) / (9_575 / 8))
     assert made.buy_and_hold_percent == pytest.approx(-10)  # from 10 at the open of bar 1 to 9
     assert (made.sharpe, made.sortino, made.annual_return_percent, made.calmar) == (None, None, None, None)
+
+
+@given(
+    st.lists(st.sampled_from([1, MINUTE, DAY - 1, DAY, DAY + 1, 5 * DAY]), min_size=2, max_size=40), st.integers(0, DAY)
+)
+def test_each_day_with_a_bar_has_one_return(steps: list[int], first: int) -> None:
+    time = first + np.cumsum(np.array(steps, dtype=np.int64))
+    days = (time - 1) // DAY  # midnight belongs to the day that it ends
+    last = {day: float(place + 2) for place, day in enumerate(days.tolist())}
+    units = np.arange(len(time)) + 2.0
+    worth = np.array([1.0, *last.values()])
+    assert returns_of(time, units).tolist() == (worth[1:] / worth[:-1] - 1).tolist()
+    assert count_returns(time) == len(last)
 
 
 def test_fees_are_part_of_what_was_realised() -> None:

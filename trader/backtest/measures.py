@@ -205,14 +205,14 @@ def returns_of(time: Times, units: Floats) -> Floats:
 
 def count_returns(time: Times) -> int:
     """How many returns `returns_of` finds in bars that close at these moments, if money is never all lost."""
-    return int(_day_ends(time).sum()) if len(time) > 1 else 0
+    return len(_day_ends(time)) if len(time) > 1 else 0
 
 
 def periods_per_year(time: Times) -> float:
     """How many returns of `returns_of` there were in a year: between the days in which the first and the last of n end,
     n - 1 others ended. Days without a bar (weekends of stocks, holes) have none. Fewer than two: as many as days.
     """
-    days = _days(time)[_day_ends(time)]
+    days = _days(time[_day_ends(time)])
     return (len(days) - 1) * YEAR / (DAY * float(days[-1] - days[0])) if len(days) > 1 else YEAR / DAY
 
 
@@ -222,10 +222,12 @@ def _days(time: Times) -> Indices:
     return days
 
 
-def _day_ends(time: Times) -> NDArray[np.bool_]:
-    """Whether a bar is the last of its day."""
-    days = _days(time)
-    return np.append(days[1:] != days[:-1], [True] * (len(time) > 0)).astype(np.bool_)
+def _day_ends(time: Times) -> Indices:
+    """The last bar of each day that has one. There are far fewer days than bars, so days are looked for in the bars."""
+    first, last = _days(time[[0, -1]]) if len(time) else (0, -1)
+    after = np.searchsorted(time, np.arange(first + 1, last + 2) * DAY, side="right")
+    ends: Indices = after[np.diff(after, prepend=0) > 0] - 1
+    return ends
 
 
 @dataclass(frozen=True, slots=True)

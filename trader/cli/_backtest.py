@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trader import config
 from trader.backtest.load import Loaded, Named, load_candles, load_files, market_settings, named_strategy
+from trader.backtest.memory import keep_freed_memory
 from trader.backtest.record import Run, began, compute
 from trader.backtest.settings import FEE, Settings, parse_settings
 from trader.cli._json import parse_object
@@ -111,6 +112,7 @@ def sentences(path: str) -> Iterator[None]:
 
 async def prepare(wanted: Wanted, connection: "Connection | None") -> Ready:
     """Find class, candles and terms. InputError: see `load`, and for options that do not fit together."""
+    keep_freed_memory()  # all that comes is computing
     named = None
     if connection is not None and ":" not in wanted.what:
         named = await named_strategy(connection, wanted.what)

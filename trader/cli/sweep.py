@@ -251,9 +251,11 @@ def worker(
     """
     from jobs.worker import run_sweeps
     from trader import config
+    from trader.backtest.memory import keep_freed_memory
     from trader.cli.run import log_to_stderr
     from trader.embedded import existing_url
 
     log_to_stderr()
+    keep_freed_memory()
     settings = config.load()
     asyncio.run(run_sweeps(settings, existing_url(settings), name, parent))
