@@ -42,6 +42,11 @@ class Bars:
         return Bars(self.timeframe, self.time[part], *prices, self.volume[part])
 
     @cached_property
+    def opened(self) -> Times:
+        """When each bar opened, in milliseconds."""
+        return self.timeframe.opens(self.time)
+
+    @cached_property
     def breaks(self) -> Indices:
         """Where there is a gap before a bar: its index."""
         if self.timeframe.span is not None:

@@ -25,8 +25,7 @@ def ledger_result(
     refused: tuple[Refusal, ...],
 ) -> Result:
     """A result out of rows: `fills` as they were booked, `posted` as they moved money. `flows` by number of order."""
-    opens = bars.timeframe.opens(bars.time)
-    bar = _bars_at(opens, [row.traded_at for row in fills])
+    bar = _bars_at(bars.opened, [row.traded_at for row in fills])
     columns = Fills(
         bar,
         _bars_at(bars.time, [row.bucket_time for row in fills]),

@@ -62,11 +62,10 @@ class BarVenue(Venue):
     def __init__(self, bars: Bars, settings: Settings) -> None:
         self.settings = settings
         self.bars = bars
-        self._opens = bars.timeframe.opens(bars.time)
-        self.moment = int(self._opens[0])
+        self.moment = int(bars.opened[0])
         """Of the bars, in milliseconds: the clock of this venue."""
         self._seen = (-1, Decimal(0))
-        columns = Columns(self._opens, bars.open, bars.high, bars.low, bars.close, bars.volume)
+        columns = Columns(bars.opened, bars.open, bars.high, bars.low, bars.close, bars.volume)
         series = Series(columns, _base(bars), DIGITS)
         clock = MarketClock(0, 0)
         super().__init__(
@@ -81,7 +80,7 @@ class BarVenue(Venue):
 
     def open_of(self, bar: int) -> int:
         """The first moment of a bar, in milliseconds."""
-        return int(self._opens[bar])
+        return int(self.bars.opened[bar])
 
     def price(self, market: Market) -> Decimal:
         """The price at this moment, to the tick, as the simulator rounds it."""
