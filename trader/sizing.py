@@ -106,7 +106,10 @@ def _size_buy(
         if spend <= 0:
             return Denial(f"the allowance is used up: {plain(free)} {rules.quote} free")
     if intent.type == "market" and intent.quantity is None:
-        spend = floor_to(_known(spend), rules.price_tick or QUOTE_STEP)
+        asked, step = _known(spend), rules.price_tick or QUOTE_STEP
+        spend = floor_to(asked, step)
+        if spend <= 0:
+            return Denial(f"a value of {plain(asked)} {rules.quote} is below one step ({plain(step)})")
         if problem := _below_minimum_cost(spend, rules):
             return problem
         return _reserve(Placement(None, spend, None, rules.quote_id, ceil(spend * (1 + fee))), rules.quote, free)

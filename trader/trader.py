@@ -14,10 +14,11 @@ import asyncio
 import gc
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
 from uuid import UUID
 
@@ -36,6 +37,8 @@ from trader.settle import dispute, note_unreadable, settle
 from trader.sizing import Denial, Placement, needs_quote, size
 
 log = logging.getLogger("trader")
+
+Submit = Callable[[Connection, Sequence[tuple[Queued, Placement]], int], Awaitable[list[Claimed]]]
 
 LANES_PER_CLAIM = 32
 ORDERS_PER_LANE = 8
@@ -94,15 +97,19 @@ class Batch:
 
 async def claim(desk: Desk) -> Batch:
     """Claim a batch: one transaction after which every order in it is denied, or submitted with its funds held."""
+    try:
+        return await retrying(partial(_claim_by, desk, order.submit))
+    except UNREADABLE as error:  # of one of them, and it must not stop all others
+        log.warning("a claim was refused, its orders are submitted one by one: %s", first_line(error))
+        return await retrying(partial(_claim_by, desk, submit_singly))
 
-    async def work() -> Batch:
-        async with desk.pool.connection() as connection, connection.transaction():
-            return await _claim(connection, desk)
 
-    return await retrying(work)
+async def _claim_by(desk: Desk, submit: Submit) -> Batch:
+    async with desk.pool.connection() as connection, connection.transaction():
+        return await _claim(connection, desk, submit)
 
 
-async def _claim(connection: Connection, desk: Desk) -> Batch:
+async def _claim(connection: Connection, desk: Desk, submit: Submit) -> Batch:
     lanes = await order.claim_lanes(connection, desk.exchanges.keys(), LANES_PER_CLAIM)
     if not lanes:
         return Batch([], set())
@@ -114,13 +121,27 @@ async def _claim(connection: Connection, desk: Desk) -> Batch:
     limits = await risk.read(connection, locked, queued) if locked else NO_LIMITS
     placements, denials, wanted = judge(queued, allowances, desk.quotes, limits)
     await order.deny(connection, denials)
-    claimed = await order.submit(connection, placements, fence)
+    claimed = await submit(connection, placements, fence)
     if locked:
         await risk.note(connection, locked)
     by_lane = [list(group) for _, group in groupby(claimed, key=lambda one: one.strategy_id)]
     busy = [group[0].strategy_id for group in by_lane]
     await order.lease_lanes(connection, lanes, busy, desk.instance, fence, LEASE)
     return Batch(by_lane, wanted)
+
+
+async def submit_singly(
+    connection: Connection, placements: Sequence[tuple[Queued, Placement]], fence: int
+) -> list[Claimed]:
+    """Submit orders one by one. One that the database refuses is denied in its words; the others go on."""
+    claimed: list[Claimed] = []
+    for queued, placement in placements:
+        try:
+            async with connection.transaction():
+                claimed += await order.submit(connection, [(queued, placement)], fence)
+        except UNREADABLE as error:
+            await order.deny(connection, [(queued.id, Denial(f"it cannot be placed: {first_line(error)}"))])
+    return claimed
 
 
 def judge(

@@ -1,5 +1,6 @@
 """The connection of an exact replay does what psycopg's does, as far as the trader's code uses one."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -93,6 +94,26 @@ async def test_an_error_undoes_the_transaction_and_nothing_else(one: Connection)
     assert await numbers(one) == []
     await insert(one, 3, 4)
     assert await numbers(one) == [3, 4]
+
+
+async def test_an_inner_transaction_is_undone_alone(one: Connection) -> None:
+    async with one.transaction():
+        await one.execute("INSERT INTO one VALUES (1)")
+        for value in (1, 2, 100, 3):
+            with contextlib.suppress(UniqueViolation, CheckViolation):
+                async with one.transaction():
+                    await one.execute("INSERT INTO one VALUES (%s)", [value])
+        await one.execute("INSERT INTO one VALUES (4)")
+    assert await numbers(one) == [1, 2, 3, 4]
+
+    async def outer() -> None:
+        async with one.transaction():
+            await one.execute("INSERT INTO one VALUES (5)")
+            await insert(one, 6, 1)
+
+    with pytest.raises(UniqueViolation):
+        await outer()
+    assert await numbers(one) == [1, 2, 3, 4]
 
 
 async def interrupted(connection: Connection) -> None:

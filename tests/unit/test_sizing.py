@@ -28,6 +28,8 @@ RULES = Rules(
 )
 BUY = Intent("market", "buy", None, None, None, D(100), stake_in_percent=True, expires_at=None)
 SELL = replace(BUY, side="sell")
+FREE_OF_COST = replace(RULES, cost_min=None)
+"""A market where even the least amount may be traded."""
 QUOTE = Quote(bid=D(49990), ask=D(50000))
 
 
@@ -80,6 +82,8 @@ def test_a_sell_by_quote_sells_what_brings_it_at_the_bid() -> None:
     ("intent", "rules", "reason"),
     [
         (BUY, replace(RULES, active=False), "BTC/USDT is not traded now"),
+        (replace(BUY, quote_quantity=D("0.009")), FREE_OF_COST, "a value of 0.009 USDT is below one step (0.01)"),
+        (replace(BUY, stake=D("0.1")), FREE_OF_COST, "a value of 0.001 USDT is below one step (0.01)"),
         (replace(BUY, quantity=D("0.000009")), RULES, "quantity 0.000009 BTC is below one step (0.00001)"),
         (replace(BUY, quantity=D("0.00009")), RULES, "quantity 0.00009 BTC is below the minimum of 0.0001"),
         (replace(BUY, quantity=D("11")), RULES, "quantity 11 BTC is above the maximum of 10"),
@@ -120,15 +124,24 @@ amounts = st.decimals("0.00000001", "100000", allow_nan=False, allow_infinity=Fa
     stake=st.decimals("0.01", "100", places=2),
     free=amounts | st.just(D(0)),
     fee_side=st.sampled_from(["get", "give", "base", "quote"]),
+    cost_min=st.sampled_from([None, D(5)]),
 )
 def test_whatever_is_asked_a_placement_fits_the_allowance_and_the_rules(
-    side: str, type_: str, quantity: D | None, quote_quantity: D | None, price: D, stake: D, free: D, fee_side: str
+    side: str,
+    type_: str,
+    quantity: D | None,
+    quote_quantity: D | None,
+    price: D,
+    stake: D,
+    free: D,
+    fee_side: str,
+    cost_min: D | None,
 ) -> None:
     if quantity is not None:
         quote_quantity = None
     limit_price = price if type_ == "limit" else None
     intent = Intent(type_, side, quantity, quote_quantity, limit_price, stake, True, None)  # type: ignore[arg-type]
-    rules = replace(RULES, fee_side=fee_side)  # type: ignore[arg-type]
+    rules = replace(RULES, fee_side=fee_side, cost_min=cost_min)  # type: ignore[arg-type]
     decision = size(intent, rules, free, Quote(bid=price, ask=price))
 
     if isinstance(decision, Denial):
@@ -137,6 +150,7 @@ def test_whatever_is_asked_a_placement_fits_the_allowance_and_the_rules(
     assert 0 < decision.hold_quantity <= free
     assert decision.hold_asset_id == (1 if side == "buy" else 2)
     assert (decision.quantity is None) != (decision.quote_quantity is None)
+    assert (decision.quantity or decision.quote_quantity or 0) > 0
     if decision.quantity is not None:
         assert decision.quantity % D("0.00001") == 0
         assert rules.quantity_min is not None

@@ -147,9 +147,11 @@ class Direct:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """All or nothing."""
+        """All or nothing; within another transaction, of what is done here alone."""
         if self._in_transaction:
-            raise AssertionError("a transaction within a transaction")
+            async with self._savepoint():
+                yield
+            return
         self._in_transaction = True
         self._send("BEGIN")
         try:
@@ -163,12 +165,24 @@ class Direct:
         finally:
             self._in_transaction = False
 
-    def _abandon(self) -> None:
+    @asynccontextmanager
+    async def _savepoint(self) -> AsyncIterator[None]:
+        self._send("SAVEPOINT inner_transaction")
+        try:
+            yield
+            self._send("RELEASE inner_transaction")
+            self.flush()
+        except BaseException:
+            if not self._session.closed:
+                self._abandon("ROLLBACK TO inner_transaction")
+            raise
+
+    def _abandon(self, how: str = "ROLLBACK") -> None:
         """Undo what was done, whether or not all of it was sent."""
         with contextlib.suppress(psycopg.Error):  # what comes after the error that counts
             if self._sent:
                 self.flush()
-        self._send("ROLLBACK")
+        self._send(how)
         self.flush()
 
     @asynccontextmanager
