@@ -10,9 +10,11 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from trader import config
+from trader.backtest.across import EVERY, Across, across
 from trader.backtest.array import check
 from trader.backtest.data import Bars, Floats
 from trader.backtest.exact_database import throw_away
@@ -91,7 +93,14 @@ def run_exact(
 
 
 def run_targets(
-    server: str, bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1, *, every: bool = False
+    server: str,
+    bars: Bars,
+    targets: Floats,
+    settings: Settings,
+    warm_up: int = 1,
+    gaps: Across = EVERY,
+    *,
+    every: bool = False,
 ) -> ExactRun:
     """Trade `targets` as `trader.backtest.array.run` does, through the real path. Errors as for `run_exact`.
 
@@ -101,7 +110,7 @@ def run_targets(
     settings = completed(settings)
 
     def make(desk: ExactDesk) -> Replay:
-        return Targeted(desk, bars, settings, Wanted(bars, targets, warm_up, minimums_of(settings), every=every))
+        return Targeted(desk, bars, settings, Wanted(bars, targets, warm_up, minimums_of(settings), gaps, every=every))
 
     return run_replay(server, bars, settings, make)
 
@@ -120,20 +129,24 @@ def _plan(strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Setting
     """How the strategy is replayed: by its targets from cross to cross, or bar by bar."""
     check_inputs(strategy, frames)
     warm_up = first_decision(strategy, frames) + 1
+    gaps = across(strategy, frames, bars, settings, when, warm_up - 1)
     module, decides = type(strategy).__module__, None if when == "bucket" else scheduled(bars.time, when)
     if style_of(strategy) == "signal":
         with telling("signal", module):
             targets = evaluate(strategy, frames.candles, frames.inputs).to_numpy()
         if decides is None:
-            return lambda desk: Targeted(desk, bars, settings, Wanted(bars, targets, warm_up, minimums_of(settings)))
+            return lambda desk: Targeted(
+                desk, bars, settings, Wanted(bars, targets, warm_up, minimums_of(settings), gaps)
+            )
         column = targets.tolist()
         return lambda desk: Stepped(
-            desk, bars, settings, lambda context: float(column[context.index]), warm_up, {}, decides, warm_up
-        )
+            desk, bars, settings, lambda context: float(column[context.index]), warm_up, {}, decides, warm_up, gaps,
+            asks_silent=True,
+        )  # fmt: skip
     table = indicators_of(strategy, frames.candles, frames.inputs)
     columns = {str(name): table[name].to_numpy() for name in table.columns}
     on_bucket = told(strategy.on_bucket, module)
-    return lambda desk: Stepped(desk, bars, settings, on_bucket, warm_up, columns, decides, needed(strategy))
+    return lambda desk: Stepped(desk, bars, settings, on_bucket, warm_up, columns, decides, needed(strategy), gaps)
 
 
 def run_replay(server: str, bars: Bars, settings: Settings, make: Make) -> ExactRun:
@@ -152,7 +165,8 @@ async def _run(url: str, bars: Bars, settings: Settings, make: Make) -> ExactRun
         finally:
             gc.unfreeze()
         fills, posted = await desk.fills(), await desk.posted()
-        result = ledger_result(bars, settings, fills, posted, replay.flows, tuple(replay.refused))
+        refused = tuple(sorted(replay.refused, key=itemgetter(0)))
+        result = ledger_result(bars, settings, fills, posted, replay.flows, refused)
         performance = await desk.performance()
         if problems := await desk.problems(len(fills)):
             raise DatabaseError(f"the books of the exact backtest are wrong: {'; '.join(problems)}")
