@@ -1,38 +1,38 @@
 """What a run of a strategy looks at: its candles and those of its inputs, and what is missing among them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jobs.strategy.errors import Missing, NotThere, TooFew, Unsure
 from jobs.strategy.guard import Loaded, guarded
 from trader.bucket import read_buckets
+from trader.bucket.gap import FOUND, WHOLE_FROM
 from trader.db import Connection, fetch_all, fetch_one
-from trader.strategy import Gap, GapPolicy, Input, Schedule, Series, accepts, first_candle, scheduled
+from trader.strategy import (
+    Gap,
+    GapPolicy,
+    Input,
+    Schedule,
+    Series,
+    accepts,
+    first_candle,
+    holes_of,
+    missing_of,
+    scheduled,
+)
+from trader.strategy.gap import Holes
+from trader.strategy.schedule import milliseconds
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, DatetimeIndex
 
     from trader.backtest.data import Bars
 
 # Before that, candles are still to be fetched. Those from before the hole are no part of a window.
-WHOLE_FROM = """
-SELECT max(lower(r)) AS moment FROM bucket_feed f, unnest(f.covered) r
- WHERE lower(r) < %(newest)s AND f.market_id = %(market_id)s AND f.timeframe_id = %(timeframe_id)s
-"""
-
-# A larger candle that lacks smaller ones in which nobody traded hides a gap of its own.
-GAPS = """
-SELECT gap_from AS start, gap_to AS end, missing, verdict::text FROM gap
- WHERE market_id = %(market_id)s AND timeframe_id = %(timeframe_id)s AND gap_from >= %(first)s AND gap_from < %(last)s
-UNION ALL
-SELECT candle_time(b.time_close, -1, t.span), b.time_close, 1, 'no_trades' FROM bucket b
-  JOIN timeframe t ON t.id = b.timeframe_id
- WHERE b.market_id = %(market_id)s AND b.timeframe_id = %(timeframe_id)s AND b.time_close BETWEEN %(first)s AND %(last)s
-   AND b.partial
- ORDER BY 1
-"""
+NEWEST_WHOLE_FROM = f"SELECT max(moment) AS moment FROM ({WHOLE_FROM}) w"  # noqa: S608 - of our own statement
+GAPS = f"{FOUND} ORDER BY 1"
 
 # pending: a candle of it has closed, and nobody can say yet that the venue has none.
 SOURCE = """
@@ -61,6 +61,13 @@ class Source:
     market: str
     timeframe: str
     candles: "DataFrame"
+    gaps: tuple[Gap, ...] = ()
+    """What is missing among those of them that a decision depends on, oldest first."""
+
+    def holes(self, policy: GapPolicy) -> Holes:
+        """Those of its gaps that a policy does not accept, as places among the candles."""
+        closes = milliseconds(cast("DatetimeIndex", self.candles.index))
+        return holes_of(closes, missing_of(self.gaps), policy)
 
     def __str__(self) -> str:
         return f'its input "{self.name}" ({self.market} {self.timeframe})' if self.name else "it"
@@ -75,6 +82,8 @@ class Window:
     inputs: tuple[Source, ...]
     decided: tuple[int, ...]
     """The positions of the candles that its schedule decides on, beginning with the first whole warm-up."""
+    holes: Holes
+    """The gaps of its own candles that it does not decide across."""
 
     @property
     def frames(self) -> "dict[str, DataFrame]":
@@ -88,15 +97,12 @@ class Window:
 
     @property
     def before(self) -> int | None:
-        """The one of the moment before. None: it belongs to the warm-up, or a gap came after it: no cross is fresh."""
-        if len(self.decided) < 2 or self.broken_since(self.decided[-2], self.at):
+        """The one of the moment before. None: it belongs to the warm-up, or a gap that is not accepted came after it:
+        no cross is fresh.
+        """
+        if len(self.decided) < 2 or self.holes.between(self.decided[-2], self.at):
             return None
         return self.decided[-2]
-
-    def broken_since(self, position: int, until: int) -> bool:
-        """Whether candles are missing after a candle, up to another."""
-        breaks = self.bars.breaks
-        return bool(((breaks > position) & (breaks <= until)).any())
 
     @property
     def price(self) -> Decimal:
@@ -123,7 +129,14 @@ async def read_window(connection: Connection, row: Any, loaded: Loaded) -> Windo
     decided = [int(at) for at in scheduled(bars.time, _schedule(row)).nonzero()[0] if at >= first]
     if not decided:
         raise TooFew(f"at its last scheduled candle it had less than the {warm_up} candles that its warm-up needs")
-    return Window(own, bars, tuple(inputs), tuple(decided))
+    # What on_bucket gave last may be from before its first whole warm-up, if it had a shorter one then.
+    known = min(decided[-1] + 1 - warm_up, decided[-2] if len(decided) > 1 else 0)
+    own = await _with_gaps(connection, own, known)
+    inputs = [
+        await _with_gaps(connection, source, len(source.candles) - loaded.inputs[source.name].warm_up)
+        for source in inputs
+    ]
+    return Window(own, bars, tuple(inputs), tuple(decided), own.holes(loaded.gaps))
 
 
 def _schedule(row: Any) -> Schedule:
@@ -173,30 +186,36 @@ async def _input(connection: Connection, row: Any, name: str, given: Input, reac
 async def _read(connection: Connection, market_id: int, timeframe_id: int, until: datetime, last: int) -> "DataFrame":
     """The newest candles that close by then, as far back as nothing is still to be fetched."""
     candles = await read_buckets(connection, market_id, timeframe_id, last=last, until=until)
-    series = {"market_id": market_id, "timeframe_id": timeframe_id, "newest": until}
-    whole_from = (await fetch_one(connection, WHOLE_FROM, series)).moment
+    series = {"market_id": market_id, "timeframe_id": timeframe_id, "last": until}
+    whole_from = (await fetch_one(connection, NEWEST_WHOLE_FROM, series)).moment
     return candles if whole_from is None else candles[candles.index > whole_from]
 
 
-async def find_gaps(connection: Connection, window: Window, loaded: Loaded) -> tuple[Gap, ...]:
+async def _with_gaps(connection: Connection, source: Source, position: int) -> Source:
+    """A source, with what is missing among its candles from a position on."""
+    first, last = source.candles.index[position], source.candles.index[-1]
+    series = {"market_id": source.market_id, "timeframe_id": source.timeframe_id, "first": first, "last": last}
+    rows = await fetch_all(connection, GAPS, series | {"partial": True})
+    return replace(source, gaps=tuple(Gap(*row) for row in rows))
+
+
+def find_gaps(window: Window, loaded: Loaded) -> tuple[Gap, ...]:
     """What is missing in the warm-up of its own candles; Unsure or Missing if it does not decide across a gap there.
 
     Or across one in the warm-up of an input.
     """
-    gaps = await _gaps(connection, window.own, window.at + 1 - loaded.warm_up, loaded.gaps)
+    gaps = _accepted(window.own, window.at + 1 - loaded.warm_up, loaded.gaps)
     for source in window.inputs:
-        first = len(source.candles) - loaded.inputs[source.name].warm_up
-        await _gaps(connection, source, first, loaded.gaps)
+        _accepted(source, len(source.candles) - loaded.inputs[source.name].warm_up, loaded.gaps)
     return gaps
 
 
-async def _gaps(connection: Connection, source: Source, position: int, policy: GapPolicy) -> tuple[Gap, ...]:
-    first, last = source.candles.index[position], source.candles.index[-1]
-    series = {"market_id": source.market_id, "timeframe_id": source.timeframe_id, "first": first, "last": last}
-    gaps = tuple(Gap(*found) for found in await fetch_all(connection, GAPS, series))
-    refused = [gap for gap in gaps if not accepts(policy, gap)]
-    if not refused:
+def _accepted(source: Source, first: int, policy: GapPolicy) -> tuple[Gap, ...]:
+    """The gaps from a candle on, if all of them are accepted."""
+    gaps = tuple(gap for gap in source.gaps if gap.is_since(source.candles.index[first]))
+    if not source.holes(policy).within(first, len(source.candles) - 1):
         return gaps
+    refused = [gap for gap in gaps if not accepts(policy, gap.verdict)]
     reason = f"makes no decision: {f'{source}: ' if source.name else ''}{refused[-1]}"
     if len(refused) > 1:
         reason += f"; and so in {len(refused) - 1} other places"

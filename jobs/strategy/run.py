@@ -105,7 +105,7 @@ async def run(connection: Connection, strategy_id: int) -> str:
 async def _decide_on(connection: Connection, row: Any) -> str:
     loaded = await load_strategy(row)
     window = await read_window(connection, row, loaded)
-    gaps = await find_gaps(connection, window, loaded)
+    gaps = find_gaps(window, loaded)
     if style_of(loaded.strategy) == "on_bucket":
         return await _call(connection, row, loaded, window)
     wanted = await ask(connection, row, loaded, window, gaps)

@@ -31,7 +31,7 @@ class Memory:
         index = window.own.candles.index
         position = int(index.searchsorted(self.bucket_time))
         newest = len(index) - 1
-        if position > newest or index[position] != self.bucket_time or window.broken_since(position, newest):
+        if position > newest or index[position] != self.bucket_time or window.holes.between(position, newest):
             return None
         return self.target if sum(at > position for at in window.decided) == 1 else None
 

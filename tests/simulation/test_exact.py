@@ -23,7 +23,7 @@ import pytest
 
 import strategies
 from tests.plugins.postgres import with_database
-from tests.unit.test_backtest_array import not_taken
+from tests.unit.test_backtest_array import not_taken, refusing, some_gaps
 from trader.backtest import exact
 from trader.backtest.array import run
 from trader.backtest.data import Bars, bars_of
@@ -32,7 +32,7 @@ from trader.backtest.exact_database import PREFIX, TEMPLATE, throw_away
 from trader.backtest.exact_part import ORDERS_PER_PART, Part, cut, parts_of
 from trader.backtest.exact_replay import Flow, Replay, Steps
 from trader.backtest.exact_result import compare
-from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, Result
+from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, UNDECIDED, Result
 from trader.backtest.run import Frames
 from trader.backtest.settings import UNIT, parse_settings
 from trader.bucket import read_file, timeframe_named
@@ -163,8 +163,10 @@ def test_gaps_minimums_dust_partial_fills_and_flows_are_the_same(server: str, pl
     settings = exact.completed(parse_settings(TERMS[place] | {"flows": flows}))
     random = np.random.default_rng(100 + place)
     targets = np.repeat(random.choice([-1.0, 0.0, 0.5, 1.0], len(bars)), random.integers(1, 5, len(bars)))[: len(bars)]
-    expected = run(bars, targets, settings, 5)
-    found = run_targets(server, bars, targets, settings, 5)
+    across, refused, _ = some_gaps(bars, place, 5)
+    assert refused
+    expected = run(bars, targets, settings, 5, across)
+    found = run_targets(server, bars, targets, settings, 5, across)
     assert compare(expected, found.result) is None
     assert not_taken(expected) == not_taken(found.result)
     if settings.rounded and settings.quantity_step != exact.UNIT:
@@ -186,7 +188,8 @@ def test_a_withdrawal_of_more_than_is_free_names_its_moment(server: str, amount:
 def test_bars_that_are_left_out_decide_nothing(server: str, place: int) -> None:
     bars, settings = drawn(place, 200), parse_settings(TERMS[place])
     targets = np.random.default_rng(place).choice([0.0, 1.0], len(bars))
-    skipping, asking = (run_targets(server, bars, targets, settings, 3, every=every) for every in (False, True))
+    across, _, _ = some_gaps(bars, place, 3)
+    skipping, asking = (run_targets(server, bars, targets, settings, 3, across, every=every) for every in (False, True))
     assert_same_digits(skipping.result, asking.result)
     assert skipping.orders == asking.orders > 20
 
@@ -235,7 +238,9 @@ def test_a_ledger_that_keeps_what_the_venue_cuts_agrees_to_the_cent(server: str)
     bars = drawn(6)
     settings = parse_settings({"quantity_step": "1e-6", "price_tick": "1e-6", "taker": "0.00075"})
     targets = np.random.default_rng(6).choice([0.0, 1.0], len(bars))
-    expected, found = run(bars, targets, settings, 3), run_targets(server, bars, targets, settings, 3)
+    across = refusing(bars, bars.breaks, 3, 1)
+    expected = run(bars, targets, settings, 3, across)
+    found = run_targets(server, bars, targets, settings, 3, across)
     assert compare(expected, found.result) is None
     cut = 1e-8 * len(expected.fills)
     assert 0 < np.abs(expected.cash - found.result.cash).max() < cut
@@ -298,8 +303,72 @@ def test_a_schedule_decides_at_its_moments_only(server: str) -> None:
     assert set(found.result.bars.time[found.result.fills.decided] % 3_600_000 // MINUTE) <= {0, 1, 2}
 
 
+class RisingNone(Rising):
+    gaps = "none"
+
+
+class RisingAny(Rising):
+    gaps = "any"
+
+
+class Followed(Strategy):
+    """The same by on_bucket, with a longer warm-up."""
+
+    @property
+    def warm_up(self) -> int:
+        return 4
+
+    def on_bucket(self, context: Any) -> float:
+        return float(context.close > context.window("close", 2)[0])
+
+
+class FollowedNone(Followed):
+    gaps = "none"
+
+
+class FollowedAny(Followed):
+    gaps = "any"
+
+
+def without_some_hours(bars: Bars) -> Bars:
+    """Without every third of those bars that close as an hour ends."""
+    kept = bars.time // 3_600_000 % 3 + bars.time % 3_600_000 > 0
+    columns = (column[kept] for column in (bars.open, bars.high, bars.low, bars.close, bars.volume))
+    return bars_of("1m", bars.time[kept], *columns)
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken_for"),
+    [
+        (Rising, "no_trades"), (Rising, "unknown"), (RisingNone, "no_trades"), (RisingAny, "unknown"),
+        (Followed, "no_trades"), (Followed, "unknown"), (FollowedNone, "no_trades"), (FollowedAny, "unknown"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("schedule", ["bucket", "minute", "hour"])
+def test_gaps_mean_the_same_in_every_engine(server: str, kind: type[Strategy], taken_for: str, schedule: str) -> None:
+    """Array (a signal at every candle), bars (all else) and exact; which candles are not decided on is told here."""
+    bars = without_some_hours(drawn(12, 400 if schedule != "hour" else 3_000, gaps=20))
+    settings = parse_settings({"quantity_step": "0.001", "price_tick": "0.01", "file_gaps": taken_for})
+    found = run_exact(kind(), as_frames(bars), settings, schedule, server=server)
+    assert found.difference is None
+    assert_same_digits(found.expected, found.result)
+    assert not_taken(found.expected) == not_taken(found.result)
+    refused = kind.gaps == "none" or (kind.gaps == "no_trades" and taken_for == "unknown")
+    after = {gap + more for gap in bars.breaks.tolist() for more in range(kind().warm_up - 1)} if refused else set()
+    decided = set(found.expected.fills.decided.tolist())
+    assert len(decided) >= 4
+    assert not decided & after
+    silent = [bar for bar, reason in not_taken(found.expected) if reason == UNDECIDED]
+    assert set(silent) <= after
+    assert bool(silent) == refused
+    if schedule != "hour" and not refused:
+        assert decided & set(bars.breaks.tolist())  # a fresh cross right after a gap is one
+
+
 class Long(Strategy):
-    """In from the start on, but for the three candles before each gap."""
+    """In from the start on, but for the three candles before each gap, which it does not accept."""
+
+    gaps = "none"
 
     @property
     def warm_up(self) -> int:
@@ -317,8 +386,8 @@ def test_entries_that_are_not_taken_are_the_same(server: str, schedule: str) -> 
     assert found.difference is None
     assert not_taken(found.result) == not_taken(found.expected)
     reasons = [reason for _, reason in not_taken(found.result)]
-    assert reasons == [FROM_THE_START, *[AFTER_A_GAP] * (len(reasons) - 1)]
-    assert len(reasons) > 3
+    assert reasons == [FROM_THE_START, *[UNDECIDED, AFTER_A_GAP] * (len(reasons) // 2)]
+    assert len(reasons) > 6
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ What is decided is `trader.strategy.decide`, what is sent is `trader.sizing.size
 simulator's arithmetic: a quantity of whole steps, money cut to eight places.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 
 from trader.backtest.data import Bars
-from trader.backtest.result import AFTER_A_GAP, FROM_THE_START
+from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, UNDECIDED
 from trader.backtest.settings import Settings
 from trader.exchange.protocol import Side
 from trader.sizing import LEAST, Denial, Intent, Quote, Rules, floor_to, size
@@ -41,12 +42,24 @@ class Seen:
     fees_in_quote: Decimal
     """Each at the price of its fill."""
     not_taken: list[tuple[int, str]]
-    """Entries that were wanted without a fresh cross: where the target began to be above 0, and why it was none."""
+    """Entries that were wanted without a fresh cross, and stretches without a decision: where each began, and why."""
 
 
 class Referee:
-    def __init__(self, bars: Bars, targets: list[float], settings: Settings, warm_up: int = 1) -> None:
+    def __init__(
+        self,
+        bars: Bars,
+        targets: list[float],
+        settings: Settings,
+        warm_up: int = 1,
+        refused: Container[int] = (),
+        needed: int = 1,
+    ) -> None:
+        """No decision is made while a gap before one of the bars `refused` lies within the last `needed` bars."""
         self.bars, self.targets, self.settings, self.warm_up = bars, targets, settings, warm_up
+        self.refused, self.needed = refused, needed
+        self.last: float | None = None
+        self.silent = False
         self.cash = self.holding = ZERO
         self.seen = Seen([], [], [], [], ZERO, ZERO, [])
         self.order: tuple[int, Side] | None = None
@@ -57,7 +70,7 @@ class Referee:
             if self.settings.fill == "next_open":
                 self.fill_at(bar, self.bars.open[bar], lapses=self.settings.gap == "skip" and bar in broken)
             self.fund(bar)
-            self.decide(bar, broken)
+            self.decide(bar)
             if self.settings.fill == "close":
                 self.fill_at(bar, self.bars.close[bar], lapses=False)
             close = Decimal(repr(float(self.bars.close[bar])))
@@ -73,16 +86,24 @@ class Referee:
         self.cash += first + sum(due, ZERO)
         self.seen.deposits += first + sum(due, ZERO)
 
-    def decide(self, bar: int, broken: set[int]) -> None:
-        known = bar >= self.warm_up and bar not in broken
-        wanted = self.targets[bar] if bar >= self.warm_up - 1 else 0.0
+    def decide(self, bar: int) -> None:
+        if bar < self.warm_up - 1:
+            return
+        was_silent = self.silent
+        self.silent = any(one in self.refused for one in range(bar + 2 - self.needed, bar + 1))
+        if self.silent:
+            if not was_silent:
+                self.seen.not_taken.append((bar, UNDECIDED))
+            return
+        known = bar >= self.warm_up and bar not in self.refused
+        wanted, last = self.targets[bar], self.last
+        self.last = wanted
         targets = Targets(wanted, self.targets[bar - 1] if known else None, Decimal(repr(float(self.bars.close[bar]))))
         s = self.settings
         minimums = Minimums(s.quantity_min, s.quantity_step, s.cost_min)
         decision = decide(targets, self.holding, self.cash, 0, Stake(s.stake, s.stake_in_percent), minimums)
-        began = bar == self.warm_up - 1 or self.targets[bar - 1] <= 0
-        if began and "the one before is unknown" in decision.reason:
-            self.seen.not_taken.append((bar, FROM_THE_START if bar == self.warm_up - 1 else AFTER_A_GAP))
+        if (last is None or last <= 0) and "waits for a fresh cross" in decision.reason:
+            self.seen.not_taken.append((bar, FROM_THE_START if last is None else AFTER_A_GAP))
         if decision.order is not None:
             self.order = (bar, decision.order)
 

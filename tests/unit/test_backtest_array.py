@@ -10,13 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.backtest_referee import Referee, Seen
+from trader.backtest.across import Across, Watched, across_of
 from trader.backtest.array import run
 from trader.backtest.bars import run_bars
-from trader.backtest.data import Bars, Floats, bars_of
+from trader.backtest.data import Bars, Floats, Indices, bars_of
 from trader.backtest.fill import Plain, Rounded, taker_prices
-from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, NOT_TAKEN, Result
+from trader.backtest.result import AFTER_A_GAP, FROM_THE_START, NOT_TAKEN, UNDECIDED, Result
 from trader.backtest.settings import Settings, parse_settings
 from trader.errors import InputError
+from trader.strategy import Missing, holes_of
 
 MINUTE = 60_000
 CENT = 0.005
@@ -79,8 +81,24 @@ def assert_same(result: Result, seen: Seen) -> None:
 
 
 def not_taken(result: Result) -> list[tuple[int, str]]:
-    """The entries that were wanted without a fresh cross."""
-    return [(one.bar, one.reason) for one in result.refused if one.reason in NOT_TAKEN]
+    """The entries that were wanted without a fresh cross, and the stretches without a decision."""
+    told = NOT_TAKEN | {UNDECIDED}
+    return sorted((one.bar, one.reason) for one in result.refused if one.reason in told)
+
+
+def refusing(bars: Bars, refused: Indices, warm_up: int, needed: int) -> Across:
+    """What a strategy makes of the gaps before the bars `refused`, if it accepts all others."""
+    accepted = np.setdiff1d(bars.breaks, refused)
+    missing = Missing({"outage": bars.time[refused - 1], "no_trades": bars.time[accepted - 1]})
+    decided = np.arange(warm_up - 1, len(bars))
+    return across_of(decided, Watched(holes_of(bars.time, missing, "no_trades"), needed, decided))
+
+
+def some_gaps(bars: Bars, seed: int, warm_up: int) -> tuple[Across, list[int], int]:
+    """Some of the gaps of bars refused, by chance: what that does, before which bars, and within how many."""
+    rng = np.random.default_rng(seed)
+    refused, needed = bars.breaks[rng.random(len(bars.breaks)) < rng.random()], int(rng.integers(1, warm_up + 1))
+    return refusing(bars, refused, warm_up, needed), refused.tolist(), needed
 
 
 @pytest.mark.parametrize("name", MARKETS)
@@ -93,8 +111,9 @@ def not_taken(result: Result) -> list[tuple[int, str]]:
 )
 def test_it_does_what_live_trading_does(name: str, seed: int, length: int, gaps: float, warm_up: int) -> None:
     bars, targets = drawn(seed, length, gaps=gaps)
-    terms = parse_settings(MARKETS[name])
-    assert_same(run(bars, targets, terms, warm_up), Referee(bars, targets.tolist(), terms, warm_up).run())
+    terms, (across, refused, needed) = parse_settings(MARKETS[name]), some_gaps(bars, seed, warm_up)
+    seen = Referee(bars, targets.tolist(), terms, warm_up, refused, needed).run()
+    assert_same(run(bars, targets, terms, warm_up, across), seen)
 
 
 @settings(max_examples=40, deadline=None)
@@ -292,11 +311,36 @@ def test_an_exit_that_a_gap_swallows_is_made_up_for() -> None:
     assert fills.decided.tolist() == [1, 3]
 
 
-def test_a_bar_after_a_gap_is_no_fresh_cross() -> None:
-    bars = bars_at([10] * 5, [10] * 5, [1, 2, 4, 5, 6])
-    result = run(bars, np.array([0, 0, 1.0, 1.0, 0]), parse_settings({}))
-    assert len(result.fills) == 0
-    assert result.refused == ((2, AFTER_A_GAP),)
+def test_the_bar_after_a_gap_is_a_fresh_cross_if_the_gap_is_accepted() -> None:
+    bars, targets = bars_at([10] * 5, [10] * 5, [1, 2, 4, 5, 6]), np.array([0, 0, 1.0, 1.0, 0])
+    result = run(bars, targets, parse_settings({}))
+    assert (result.fills.decided.tolist(), result.refused) == ([2], ())
+    refused = run(bars, targets, parse_settings({}), 1, refusing(bars, bars.breaks, 1, 1))
+    assert len(refused.fills) == 0
+    assert refused.refused == ((2, AFTER_A_GAP),)
+
+
+def test_no_decision_is_made_while_a_refused_gap_lies_within_the_warm_up() -> None:
+    """The gap is before bar 3, the warm-up three bars: none at bars 3 and 4, also where an exit waits."""
+    bars = bars_at([10] * 8, [10] * 8, [1, 2, 3, 5, 6, 7, 8, 9])
+    gap = refusing(bars, bars.breaks, 1, 3)
+    held = run(bars, np.array([0, 1.0, 1.0, 0, 0, 0, 0, 0]), parse_settings({}), 1, gap)
+    assert held.fills.decided.tolist() == [1, 5]
+    assert held.refused == ((3, UNDECIDED),)
+    lost = run(bars, np.array([0, 0, 0, 0, 1.0, 1.0, 1.0, 1.0]), parse_settings({}), 1, gap)
+    assert len(lost.fills) == 0
+    assert lost.refused == ((3, UNDECIDED), (5, AFTER_A_GAP))
+    fresh = run(bars, np.array([0, 0, 0, 1.0, 0, 1.0, 1.0, 1.0]), parse_settings({}), 1, gap)
+    assert fresh.fills.decided.tolist() == [5]  # the target of bar 4 is known, though nothing was decided there
+
+
+def test_a_cross_right_after_a_stretch_without_decisions_counts_within_one_run_of_targets() -> None:
+    """In at the last decision, but not bought; out and in again before the next one: that is a cross like any other."""
+    bars = bars_at([10] * 8, [10] * 8, [1, 2, 3, 5, 6, 7, 8, 9])
+    gap = refusing(bars, bars.breaks, 1, 3)
+    result = run(bars, np.array([1.0, 1.0, 1.0, 1.0, 0, 1.0, 1.0, 0]), parse_settings({"gap": "skip"}), 1, gap)
+    assert result.fills.decided.tolist() == [5]
+    assert result.refused == ((0, FROM_THE_START), (3, UNDECIDED), (7, "the bars end here"))
 
 
 ALWAYS, AGAIN = [1.0] * 8, [1.0, 0, 0, 1.0, 1.0, 0, 1.0, 1.0]
@@ -320,8 +364,9 @@ def test_a_stretch_without_a_fresh_cross_is_told_once(
     targets: list[float], warm_up: int, said: list[tuple[int, str]], terms: dict[str, Any]
 ) -> None:
     bars, settings = bars_at([10] * 8, [10] * 8, [1, 2, 3, 6, 7, 8, 9, 10]), parse_settings(terms)
-    followed = run_bars(bars, lambda context: targets[context.index], settings, warm_up)
-    for result in (run(bars, np.array(targets), settings, warm_up), followed):
+    across = refusing(bars, bars.breaks, warm_up, 1)
+    followed = run_bars(bars, lambda context: targets[context.index], settings, warm_up, across=across)
+    for result in (run(bars, np.array(targets), settings, warm_up, across), followed):
         assert not_taken(result) == said
         assert sorted(result.refused) == list(result.refused)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.test_backtest_array import MARKETS, MINUTE, SEEDS, drawn, not_taken
+from tests.unit.test_backtest_array import MARKETS, MINUTE, SEEDS, drawn, not_taken, some_gaps
 from trader.backtest.array import run
 from trader.backtest.bars import Engine, run_bars
 from trader.backtest.data import Bars, bars_of
@@ -54,8 +54,13 @@ FLAT: Bar = (100, 100, 100, 100)
 def test_following_targets_it_equals_the_array_engine(name: str, seed: int, gaps: float, warm_up: int) -> None:
     bars, targets = drawn(seed, 120, gaps=gaps)
     terms, wanted = parse_settings(MARKETS[name]), targets.tolist()
-    quick = run(bars, targets, terms, warm_up)
-    slow = run_bars(bars, lambda context: wanted[context.index], terms, warm_up)
+    across, _, _ = some_gaps(bars, seed, warm_up)
+    quick = run(bars, targets, terms, warm_up, across)
+
+    def follow(context: Context) -> float:
+        return wanted[context.index]
+
+    slow = run_bars(bars, follow, terms, warm_up, across=across, asks_silent=True)
     assert slow.equity.tolist() == quick.equity.tolist()
     assert not_taken(slow) == not_taken(quick)
     for column in ("bar", "decided", "side", "price", "quantity", "quote", "fee", "maker"):

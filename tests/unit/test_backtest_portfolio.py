@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.test_backtest_array import MARKETS, MINUTE, SEEDS, bars_at, drawn
+from tests.unit.test_backtest_array import MARKETS, MINUTE, SEEDS, bars_at, drawn, some_gaps
 from trader.backtest.array import run
 from trader.backtest.data import bars_of
 from trader.backtest.measures import measure
@@ -26,7 +26,10 @@ FREE = {"taker": 0, "quantity_step": "0.1", "price_tick": "0.1"}
 def test_a_purse_with_one_part_is_as_alone(seed: int, name: str) -> None:
     bars, targets = drawn(seed, 150, gaps=0.05)
     terms = parse_settings(MARKETS[name])
-    alone, together = run(bars, targets, terms, 3), run_together([Part("one", bars, targets, terms, 3)], terms)
+    across, _, _ = some_gaps(bars, seed, 3)
+    alone = run(bars, targets, terms, 3, across)
+    together = run_together([Part("one", bars, targets, terms, 3, across)], terms)
+    assert together.results[0].refused == alone.refused
     assert together.equity == pytest.approx(alone.equity, rel=1e-12, abs=1e-9)
     assert together.cash.tolist() == alone.cash.tolist()
     assert together.flows == alone.flows

@@ -7,6 +7,7 @@ only over them. Both follow `trader.strategy.decide`, as live trading does; test
 
 import numpy as np
 
+from trader.backtest.across import EVERY, Across
 from trader.backtest.crosses import Signal, not_taken, signal_of
 from trader.backtest.data import Bars, Floats, Indices
 from trader.backtest.fill import Rounded, arithmetic_of, stake_share, taker_prices
@@ -16,14 +17,14 @@ from trader.backtest.walk import Walk
 from trader.errors import InputError
 
 
-def run(bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1) -> Result:
+def run(bars: Bars, targets: Floats, settings: Settings, warm_up: int = 1, across: Across = EVERY) -> Result:
     """Trade `targets`, one for each bar, from -1 to 1: above 0 is in, 0 or below is out.
 
-    The first `warm_up` - 1 of them do not count, and the one after them is no fresh cross. Raises InputError: no bar, a
-    target that is none, a withdrawal of more than is free.
+    The first `warm_up` - 1 of them do not count, and the one after them is no fresh cross. `across` says where a gap is
+    none to decide across. Raises InputError: no bar, a target that is none, a withdrawal of more than is free.
     """
     check(bars, targets)
-    signal = signal_of(bars, targets, settings, warm_up)
+    signal = signal_of(bars, targets, settings, warm_up, across)
     arithmetic = arithmetic_of(settings)
     if isinstance(arithmetic, Rounded):
         return Walk(bars, signal, settings, arithmetic).go()
@@ -49,6 +50,7 @@ def _is_product(bars: Bars, signal: Signal, settings: Settings) -> bool:
     """Whether money is a product over the trades: nothing can be refused, cut or missed, and all comes at first."""
     whole = settings.stake_in_percent and settings.deposit > 0 and not settings.flows
     free = settings.cost_min is None and settings.quantity_min is None and settings.volume_share is None
+    free = free and signal.silent is None  # else one run of targets may have two fresh crosses
     if not signal.breaks:
         return whole and free
     fills = np.concatenate((signal.fresh, signal.outs)) + signal.lag

@@ -12,12 +12,13 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
+from trader.backtest.across import EVERY, Across
 from trader.backtest.book import Book
 from trader.backtest.crosses import why_stale
 from trader.backtest.data import Bars, Floats
 from trader.backtest.fill import Arithmetic, N, Rounded, Trade, arithmetic_of
 from trader.backtest.made import Making
-from trader.backtest.result import Result
+from trader.backtest.result import UNDECIDED, Result
 from trader.backtest.settings import Settings
 from trader.backtest.ticket import Context, OnBucket, Ticket
 from trader.errors import InputError
@@ -37,22 +38,26 @@ def run_bars(
     indicators: Mapping[str, Floats] | None = None,
     decides: NDArray[np.bool_] | None = None,
     longest: int | None = None,
+    across: Across = EVERY,
+    *,
+    asks_silent: bool = False,
 ) -> Result:
     """Call `on_bucket` at the close of every bar from the `warm_up`-th on, and trade what it says.
 
     `indicators` are columns beside the bars. With `decides`, it is called only at the bars so marked. A window has at
-    most `longest` bars, the warm-up if not given. Raises InputError: no bar, an order that is none, a withdrawal of
-    more than is free; SignalError: a target that is none, a state that cannot be kept. What `on_bucket` raises is
-    passed on.
+    most `longest` bars, the warm-up if not given. `across` says where a gap is none to decide across: it is not called
+    there, unless it `asks_silent`, for a function that gives the target of a signal and does nothing else. Raises
+    InputError: no bar, an order that is none, a withdrawal of more than is free; SignalError: a target that is none, a
+    state that cannot be kept. What `on_bucket` raises is passed on.
     """
     if len(bars) == 0:
         raise InputError("there is no bar to trade on")
     arithmetic, columns, most = arithmetic_of(settings), indicators or {}, longest or warm_up
     engine: Engine[Any]
     if isinstance(arithmetic, Rounded):
-        engine = Engine(bars, settings, arithmetic, warm_up, columns, most)
+        engine = Engine(bars, settings, arithmetic, warm_up, columns, most, across, asks_silent=asks_silent)
     else:
-        engine = Engine(bars, settings, arithmetic, warm_up, columns, most)
+        engine = Engine(bars, settings, arithmetic, warm_up, columns, most, across, asks_silent=asks_silent)
     return engine.go(on_bucket, decides)
 
 
@@ -67,8 +72,15 @@ class Engine(Generic[N]):
         warm_up: int,
         indicators: Mapping[str, Floats] | None = None,
         longest: int | None = None,
+        across: Across = EVERY,
+        *,
+        asks_silent: bool = False,
     ) -> None:
         self.bars = bars
+        self._silent_at, self._broken_at, self._begins_at = (
+            frozenset(places.tolist()) for places in (across.silent, across.broken, across.begins)
+        )
+        self._asks_silent = asks_silent
         self.arithmetic: Arithmetic[N] = arithmetic
         self.book: Book[N] = Book(bars, settings, arithmetic)
         self.indicators = indicators or {}
@@ -80,9 +92,9 @@ class Engine(Generic[N]):
         self.skips = settings.gap == "skip"
         self.broken = frozenset(bars.breaks.tolist())
         self.before: float | None = None
-        """The target before; None: there was none yet, or a candle before this one is missing."""
-        self.before_gap: float | None = None
-        """The last target before the last gap."""
+        """The target before; None: there was none yet, or one that is not decided across lies in between."""
+        self.last: float | None = None
+        """The target of the last decision; None: there was none yet."""
         self.cost = 0.0
         self.entered_inside = False
         self.below, self.above = -INFINITE, INFINITE
@@ -90,7 +102,8 @@ class Engine(Generic[N]):
 
     def go(self, on_bucket: OnBucket, decides: NDArray[np.bool_] | None = None) -> Result:
         """Trade to the end of the bars."""
-        context, book, broken = self.context, self.book, self.broken
+        context, book = self.context, self.book
+        gapped = self._silent_at | self._broken_at
         next_flow, first = book.next_flow, self.warm_up - 1
         row = namedtuple("Now", self.indicators)  # type: ignore[misc]  # its fields are the strategy's
         for start in range(0, len(self.bars), CHUNK):
@@ -108,11 +121,9 @@ class Engine(Generic[N]):
                     close,
                     volume,
                 )
-                if index < first:
+                if index < first or not wanted:
                     continue
-                if index in broken and self.before is not None:
-                    self.before, self.before_gap = None, self.before
-                if not wanted:
+                if index in gapped and self._silent(index, on_bucket):
                     continue
                 context.now = now
                 target = on_bucket(context)
@@ -151,11 +162,23 @@ class Engine(Generic[N]):
 
     # What is wanted
 
+    def _silent(self, index: int, on_bucket: OnBucket) -> bool:
+        """Whether no decision is made at a bar where a gap matters; the target before is not known, or passed over."""
+        if index in self._broken_at:
+            self.before = None
+        if index not in self._silent_at:
+            return False
+        if index in self._begins_at:
+            self.book.refuse(index, UNDECIDED)
+        self.before = on_bucket(self.context) if self._asks_silent else None
+        return True
+
     def _decide(self, target: float, index: int, close: float) -> None:
         """Follow a target as `trader.strategy.decide` does; one of 0 or below takes all waiting orders back."""
         if target.__class__ is not float or not -1.0 <= target <= 1.0:
             target = as_target(target, f"on_bucket at {self.bars.moment(index)}") or 0.0
-        context, before, self.before = self.context, self.before, target
+        context, before, last = self.context, self.before, self.last
+        self.before = self.last = target
         held = bool(self.book.holding) and close >= self.arithmetic.least_price(self.book.holding)
         if target <= 0:
             if held:
@@ -163,10 +186,10 @@ class Engine(Generic[N]):
                 context.sell()
             elif context.orders:
                 context.cancel()
-        elif not held and (before is None or before <= 0) and not self._buying():
-            if before is not None:
+        elif not held and not self._buying():
+            if before is not None and before <= 0:
                 context.buy()
-            elif reason := why_stale(self.before_gap):
+            elif reason := why_stale(last):
                 self.book.refuse(index, reason)
 
     def _buying(self) -> bool:

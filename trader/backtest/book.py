@@ -73,15 +73,16 @@ class Book(Generic[N]):
         """Write down that an order was not filled, or an entry not taken."""
         self.refused.append(Refusal(decided, reason))
 
-    def not_taken(self, wanted: Iterable[Refusal]) -> None:
-        """Write down entries that were wanted and not decided, where nothing was held at the close that could be sold.
-        Only for a book whose fills are all in it.
+    def not_taken(self, wanted: Iterable[Refusal], undecided: Iterable[Refusal] = ()) -> None:
+        """Write down entries that were wanted and not decided, where nothing was held at the close that could be sold;
+        and where nothing was decided at all. Only for a book whose fills are all in it.
         """
         for one in wanted:
             place = bisect_right(self._states, one.bar, key=itemgetter(0))
             held = self._states[place - 1][2] if place else None
             if not held or self.bars.close[one.bar] < self.arithmetic.least_price(held):
                 self.refused.append(one)
+        self.refused.extend(undecided)
         self.refused.sort(key=itemgetter(0))
 
     def result(self) -> Result:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trader.backtest.across import across
 from trader.backtest.check_buckets import BucketsCheck
 from trader.backtest.check_signal import SignalCheck
 from trader.backtest.choice import Choice
@@ -65,7 +66,8 @@ def check(
     if style_of(strategy) == "signal":
         return SignalCheck(choice).run()
     bars = bars_from_frame(given.candles, given.timeframe)
-    return BucketsCheck(choice, bars, settings or parse_settings({})).run()
+    terms = settings or parse_settings({})
+    return BucketsCheck(choice, bars, terms, across(strategy, given, bars, terms, "bucket", first)).run()
 
 
 def _timeframe(strategy: Strategy[Any], candles: "DataFrame") -> str:

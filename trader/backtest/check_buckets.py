@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trader.backtest.across import Across
 from trader.backtest.bars import run_bars
 from trader.backtest.choice import Choice
 from trader.backtest.data import Bars, Indices
@@ -32,10 +33,10 @@ PREFIXES = 8
 class BucketsCheck:
     """One check under way."""
 
-    def __init__(self, choice: Choice, bars: Bars, settings: Settings) -> None:
+    def __init__(self, choice: Choice, bars: Bars, settings: Settings, across: Across) -> None:
         self.choice, self.whole = choice, choice.whole
         self.windows, self.rng = choice.windows, choice.rng
-        self.all_bars, self.settings = bars, settings
+        self.all_bars, self.settings, self.across = bars, settings, across
         self.table = indicators_of(self._fresh(), self.whole.candles, self.whole.inputs)
         self.has_indicators = type(choice.strategy).indicators is not Strategy.indicators
         self.targets = np.full(len(bars), np.nan)
@@ -110,6 +111,7 @@ class BucketsCheck:
             self.choice.first + 1,
             columns,
             longest=self.choice.warm_ups[None],
+            across=self.across,
         )
 
     # Indicators

@@ -10,9 +10,11 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from trader import config
+from trader.backtest.across import EVERY, Across, across
 from trader.backtest.array import check
 from trader.backtest.array import run as run_array
 from trader.backtest.data import Bars, Floats
@@ -101,6 +103,7 @@ def run_targets(
     targets: Floats,
     settings: Settings,
     warm_up: int = 1,
+    gaps: Across = EVERY,
     *,
     every: bool = False,
     parts: Sequence[Part] | None = None,
@@ -112,8 +115,8 @@ def run_targets(
     """
     check(bars, targets)
     settings = completed(settings)
-    wanted = Wanted(bars, targets, warm_up, minimums_of(settings), every=every)
-    cut = parts_of(run_array(bars, targets, settings, warm_up)) if parts is None else parts
+    wanted = Wanted(bars, targets, warm_up, minimums_of(settings), gaps, every=every)
+    cut = parts_of(run_array(bars, targets, settings, warm_up, gaps)) if parts is None else parts
     return run_replay(server, bars, settings, lambda part: Targeted(bars, settings, part, wanted), cut)
 
 
@@ -134,21 +137,25 @@ def _plan(strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Setting
     """
     check_inputs(strategy, frames)
     warm_up = first_decision(strategy, frames) + 1
+    gaps = across(strategy, frames, bars, settings, when, warm_up - 1)
     module, decides = type(strategy).__module__, None if when == "bucket" else scheduled(bars.time, when)
     if style_of(strategy) == "signal":
         with telling("signal", module):
             targets = evaluate(strategy, frames.candles, frames.inputs).to_numpy()
         if decides is None:
-            wanted = Wanted(bars, targets, warm_up, minimums_of(settings))
+            wanted = Wanted(bars, targets, warm_up, minimums_of(settings), gaps)
             return lambda part: Targeted(bars, settings, part, wanted), True
         column = targets.tolist()
         return lambda part: Stepped(
-            bars, settings, part, lambda context: float(column[context.index]), warm_up, {}, decides, warm_up
-        ), False
+            bars, settings, part, lambda context: float(column[context.index]), warm_up, {}, decides, warm_up, gaps,
+            asks_silent=True,
+        ), False  # fmt: skip
     table = indicators_of(strategy, frames.candles, frames.inputs)
     columns = {str(name): table[name].to_numpy() for name in table.columns}
-    on_bucket = told(strategy.on_bucket, module)
-    return lambda part: Stepped(bars, settings, part, on_bucket, warm_up, columns, decides, needed(strategy)), False
+    told_on_bucket = told(strategy.on_bucket, module)
+    return lambda part: Stepped(
+        bars, settings, part, told_on_bucket, warm_up, columns, decides, needed(strategy), gaps
+    ), False
 
 
 def run_replay(
@@ -181,8 +188,8 @@ async def replay_in(url: str, bars: Bars, settings: Settings, make: Make, parts:
         if unmet(parts, [replay.money for replay in replays]) is not None:
             return None
         flows = {order: flow for seat in desk.seats for order, flow in seat.flows.items()}
-        refused = tuple(refusal for replay in replays for refusal in replay.refused)
-        result = ledger_result(bars, settings, fills, posted, flows, refused)
+        refused = sorted((refusal for replay in replays for refusal in replay.refused), key=itemgetter(0))
+        result = ledger_result(bars, settings, fills, posted, flows, tuple(refused))
         performance = await desk.performance()
         if problems := await desk.problems(len(fills)):
             raise DatabaseError(f"the books of the exact backtest are wrong: {'; '.join(problems)}")

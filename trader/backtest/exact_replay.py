@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trader.backtest.across import EVERY, Across
 from trader.backtest.book import flows_at
-from trader.backtest.crosses import why_stale
+from trader.backtest.crosses import undecided, why_stale
 from trader.backtest.data import Bars, Floats
 from trader.backtest.exact_part import Part
 from trader.backtest.exact_targets import Wanted
@@ -109,6 +110,8 @@ class Targeted(Replay):
             bar = min(self.wanted.next(bar, self.money.holding), self.part.end)
             yield from self.fund(bar)
             if bar >= self.part.end:
+                begins = self.wanted.begins
+                self.refused.extend(undecided(begins[(begins >= self.part.first) & (begins < self.part.end)]))
                 return
             yield from self._at(bar)
             bar += 1
@@ -137,8 +140,15 @@ class Stepped(Replay):
         indicators: Mapping[str, Floats],
         decides: NDArray[np.bool_] | None,
         longest: int,
+        across: Across = EVERY,
+        *,
+        asks_silent: bool = False,
     ) -> None:
         super().__init__(bars, settings, part)
+        self._silent, self._unknown = frozenset(across.silent.tolist()), frozenset(across.broken.tolist())
+        self._asks_silent = asks_silent
+        """Whether it is asked where nothing is decided: for the target before, if asking does nothing else."""
+        self.refused.extend(undecided(across.begins))
         self.on_bucket = on_bucket
         self.first = warm_up - 1
         self.indicators = indicators
@@ -146,17 +156,21 @@ class Stepped(Replay):
         self.context = Context(bars, indicators, longest, self._made)
         self.making = Making()
         self.before: float | None = None
-        self.before_gap: float | None = None
+        self.last: float | None = None
+        """The target of the last decision."""
 
     def go(self) -> Steps:
         row = namedtuple("Now", self.indicators)  # type: ignore[misc]  # its fields are the strategy's
         for bar in range(self.part.first, self.part.end):
             yield from self._fund_at(bar)
-            if bar in self._broken and self.before is not None:
-                self.before, self.before_gap = None, self.before
             if bar < self.first or not (self.decides is None or self.decides[bar]):
                 continue
+            if bar in self._unknown:
+                self.before = None
             self._show(bar, row(*(float(column[bar]) for column in self.indicators.values())))
+            if bar in self._silent:
+                self.before = self.on_bucket(self.context) if self._asks_silent else None
+                continue
             yield from self._at(bar)
         dump_state(self.context.state)
 
@@ -185,7 +199,8 @@ class Stepped(Replay):
         side: Side | None = tickets[0].side if tickets else None
         quantity = tickets[0].quantity if tickets else None
         if target is not None:
-            before, self.before = self.before, target
+            before, last = self.before, self.last
+            self.before = self.last = target
             targets = Targets(target, before, self.price_of(bar))
             decision = self.decided(targets)
             if decision.order is not None and tickets and not (target <= 0 and side == "buy"):
@@ -194,18 +209,17 @@ class Stepped(Replay):
                 )
             if target <= 0 or decision.order is not None:  # a target of 0 or below takes orders back
                 side, quantity = decision.order, None
-            elif not tickets and (reason := self._not_entered(targets, decision.reason)):
+            elif not tickets and (reason := self._not_entered(targets, last, decision.reason)):
                 self.refused.append(Refusal(bar, reason))
         if side is not None:
             yield from self.order(bar, side, quantity)
 
-    def _not_entered(self, targets: Targets, missing: str) -> str | None:
+    def _not_entered(self, targets: Targets, last: float | None, missing: str) -> str | None:
         """Why an entry was wanted and not taken: for a fresh cross what was `missing`; None: none was wanted."""
         if targets.now <= 0 or self.minimums.sellable(self.money.holding, targets.price):
             return None
-        if targets.previous is None:
-            return why_stale(self.before_gap)
-        return missing if targets.previous <= 0 else None
+        fresh = targets.previous is not None and targets.previous <= 0
+        return missing if fresh else why_stale(last)
 
     def _refuse(self, bar: int, tickets: list[Ticket]) -> None:
         """InputError: what is given cannot be replayed exactly."""

@@ -32,6 +32,8 @@ class Leg(Generic[N]):
         self._fresh_prices: dict[int, N] = self._prices("buy", signal.fresh)
         self._out_prices: dict[int, N] = self._prices("sell", signal.outs)
         self._next_fresh = self._next_out = 0
+        self._awake: list[int] | None = None if signal.silent is None else np.flatnonzero(~signal.silent).tolist()
+        """The bars at which is decided; None: all."""
 
     def _prices(self, side: Side, decided: Indices) -> dict[int, N]:
         """By the bar of the decision, for all that are usual: one by one would take longer than the rest together."""
@@ -68,7 +70,10 @@ class Leg(Generic[N]):
         return (fresh[index], "buy") if index < len(fresh) else None
 
     def _next_exit(self, at: int) -> int | None:
-        """The first bar from `at` on whose target is 0 or below."""
+        """The first bar from `at` on at which is decided, and whose target is 0 or below."""
+        if self._awake is not None:
+            place = bisect_left(self._awake, at)
+            at = self._awake[place] if place < len(self._awake) else self.length
         if at >= self.length:
             return None
         if not self.signal.inside[at]:
@@ -83,13 +88,16 @@ class Leg(Generic[N]):
         """The same where a holding can only be sold from a price on: below it, it counts as nothing."""
         out = self._next_exit(at)
         usual = out is not None and self.bars.close[out] >= least
-        if usual and (self.bars.close[at] >= least or not self._is_fresh(at)):
+        rises = self._awake is not None and self._rises(at + 1, out)  # within a run, where some bars are silent
+        if usual and not rises and (self.bars.close[at] >= least or not self._is_fresh(at)):
             return (out, "sell") if out is not None else None
         length = CHUNK
         while at < len(self.bars):
             until = min(at + length, len(self.bars))
             inside, worth = self.signal.inside[at:until], self.bars.close[at:until] >= least
             found = (worth & ~inside) | (~worth & self._fresh_in(at, until))
+            if self.signal.silent is not None:
+                found &= ~self.signal.silent[at:until]
             if found.any():
                 bar = at + int(found.argmax())
                 return bar, "buy" if self.signal.inside[bar] else "sell"
@@ -99,6 +107,11 @@ class Leg(Generic[N]):
     def _is_fresh(self, bar: int) -> bool:
         index = bisect_left(self._fresh, bar)
         return index < len(self._fresh) and self._fresh[index] == bar
+
+    def _rises(self, start: int, end: int | None) -> bool:
+        """Whether there is a fresh cross from `start` on, before `end`."""
+        index = bisect_left(self._fresh, start)
+        return index < len(self._fresh) and (end is None or self._fresh[index] < end)
 
     def _fresh_in(self, start: int, end: int) -> NDArray[np.bool_]:
         mask = np.zeros(end - start, dtype=np.bool_)

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trader.backtest.missing import read_missing
 from trader.backtest.origin import closes_of
 from trader.backtest.run import Frames
 from trader.backtest.settings import UNIT
@@ -19,7 +20,7 @@ from trader.clock import from_milliseconds, to_milliseconds
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import InputError
 from trader.market import Market, find_market
-from trader.strategy import Strategy, inputs_of, needed, reach_of, telling
+from trader.strategy import Missing, Strategy, gap_policy, inputs_of, needed, reach_of, telling
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -173,13 +174,20 @@ async def load_candles(
     candles = await _stored(connection, found, length, since, until)
     where = f"{found.name} {length.name}"
     _check_enough(strategy, candles, where, since, until, await _span(connection, found, length))
-    frames, markets = await _inputs(connection, strategy, found, length, candles)
-    return Loaded(Frames(candles, timeframe, frames), found, "database", markets, since, until)
+    missing = {"": await read_missing(connection, found.id, length.id, candles, gap_policy(strategy))}
+    frames, markets = await _inputs(connection, strategy, found, length, candles, missing)
+    return Loaded(Frames(candles, timeframe, frames, missing), found, "database", markets, since, until)
 
 
 async def _inputs(
-    connection: Connection, strategy: Strategy[Any], market: Market, timeframe: "Timeframe", candles: "DataFrame"
+    connection: Connection,
+    strategy: Strategy[Any],
+    market: Market,
+    timeframe: "Timeframe",
+    candles: "DataFrame",
+    missing: dict[str, Missing],
 ) -> "tuple[dict[str, DataFrame], dict[str, str]]":
+    """The candles of the inputs, and where they are from; their gaps are put into `missing`."""
     wanted = inputs_of(strategy)
     if not wanted:
         return {}, {}
@@ -194,6 +202,7 @@ async def _inputs(
             frames[name] = await _stored(connection, other, length, since, _last_close(candles))
         except InputError as error:
             raise InputError(f"input {name}: {error}") from None
+        missing[name] = await read_missing(connection, other.id, length.id, frames[name], gap_policy(strategy))
         markets[name] = f"{other.name} {length.name}"
     return frames, markets
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from trader import __version__
 from trader.bucket.read import COLUMNS
 from trader.bucket.timeframe import Times
+from trader.strategy import Missing
 from trader.strategy.schedule import milliseconds
 
 if TYPE_CHECKING:
@@ -21,14 +22,23 @@ ENGINES = ("backtest", "strategy", "sizing.py")
 """What decides and fills, within the package `trader`."""
 
 
-def digest_of(candles: "DataFrame", inputs: "Mapping[str, DataFrame] | None" = None) -> str:
-    """SHA-256 in hex of candles: of each its time of close in milliseconds and its five numbers, by columns."""
+def digest_of(
+    candles: "DataFrame",
+    inputs: "Mapping[str, DataFrame] | None" = None,
+    refused: Mapping[str, Missing] | None = None,
+) -> str:
+    """SHA-256 in hex of candles: of each its time of close in milliseconds and its five numbers, by columns.
+
+    `refused` has, by the names of the inputs (empty: of `candles`), which gaps among them were not decided across.
+    """
     found = hashlib.sha256()
     for name, frame in [("", candles), *sorted((inputs or {}).items())]:
         found.update(f"{name}:{len(frame)}\n".encode())
         found.update(closes_of(frame).astype("<i8").tobytes())
         for column in COLUMNS:
             found.update(frame[column].to_numpy().astype("<f8").tobytes())
+        if refused and name in refused:
+            found.update(refused[name].told(closes_of(frame)))
     return found.hexdigest()
 
 

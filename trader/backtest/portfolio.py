@@ -8,9 +8,10 @@ from typing import Generic
 
 import numpy as np
 
+from trader.backtest.across import EVERY, Across
 from trader.backtest.array import check, run
 from trader.backtest.book import Book, flows_at
-from trader.backtest.crosses import not_taken, signal_of
+from trader.backtest.crosses import not_taken, signal_of, undecided
 from trader.backtest.data import Bars, Floats
 from trader.backtest.fill import Arithmetic, N, Plain, Rounded
 from trader.backtest.leg import Leg
@@ -33,12 +34,14 @@ class Part:
     settings: Settings
     """Of a part of a shared purse, `deposit` and `flows` do not count: the purse's do."""
     warm_up: int = 1
+    across: Across = EVERY
+    """Where a gap is none to decide across (`trader.backtest.across.across`)."""
 
 
 def run_apart(parts: Iterable[Part]) -> Iterator[tuple[str, Result]]:
     """Run each part with its own money, as its result is asked for: memory holds one at a time, if the caller does."""
     for part in parts:
-        yield part.name, run(part.bars, part.targets, part.settings, part.warm_up)
+        yield part.name, run(part.bars, part.targets, part.settings, part.warm_up, part.across)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class _Shared(Generic[N]):
         self.legs: list[Leg[N]] = []
         self.books: list[Book[N]] = []
         for part, settings, arithmetic in zip(parts, terms, arithmetics, strict=True):
-            signal = signal_of(part.bars, part.targets, settings, part.warm_up)
+            signal = signal_of(part.bars, part.targets, settings, part.warm_up, part.across)
             self.legs.append(Leg(part.bars, signal, arithmetic))
             self.books.append(Book(part.bars, settings, arithmetic))
         self.time = _union([part.bars.time for part in parts])
@@ -175,7 +178,7 @@ class _Shared(Generic[N]):
         purse = np.concatenate(([0.0], self.arithmetic.numbers([cash for _, cash in self.states])))
         cash = purse[np.searchsorted(np.array([at for at, _ in self.states], dtype=np.int64), now, "right")]
         for leg, book in zip(self.legs, self.books, strict=True):
-            book.not_taken(not_taken(leg.signal))
+            book.not_taken(not_taken(leg.signal), undecided(leg.signal.undecided))
         results = tuple(book.result() for book in self.books)
         equity = cash.copy()
         for result, moments in zip(results, self.moments, strict=True):

@@ -324,9 +324,10 @@ def began(
 ) -> Run:
     """A run that has not been computed yet: all that it is of. `path` names the class, `name` the strategy's row."""
     from trader.backtest.origin import code_of, digest_of, version
-    from trader.strategy import style_of
+    from trader.strategy import gap_policy, style_of
 
     frames = loaded.frames
+    refused = {name: missing.refused(gap_policy(strategy)) for name, missing in frames.missing.items()}
     by_array = style_of(strategy) == "signal" and schedule == "bucket"
     return Run(
         schedule=schedule,
@@ -343,7 +344,7 @@ def began(
         used_from=loaded.used_from,
         used_to=loaded.used_to,
         candles=len(frames.candles),
-        digest=digest_of(frames.candles, frames.inputs),
+        digest=digest_of(frames.candles, frames.inputs, refused),
         settings=settings.model_dump(mode="json"),
         version=version(),
         code=code_of(type(strategy)),

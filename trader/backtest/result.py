@@ -13,9 +13,11 @@ from trader.backtest.settings import Settings
 BUY, SELL = 1, -1
 
 FROM_THE_START = "the target is above 0 from the first candle that counts: an entry needs a rise from 0 or below"
-AFTER_A_GAP = "the candle before is missing: an entry needs a rise from 0 or below right before"
+AFTER_A_GAP = "the target rose above 0 at a gap that its class does not accept: an entry needs a rise at a decision"
 NOT_TAKEN = frozenset({FROM_THE_START, AFTER_A_GAP})
-"""Reasons why a target above 0 never became an order. Each is told once, where the target began to be above 0."""
+"""Reasons why a target above 0 never became an order. Each is told once, at the first decision with that target."""
+UNDECIDED = "a gap that its class does not accept lies within the warm-up"
+"""Why no decision was made. It is told once, at the first of the bars at which none was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,13 @@ class States:
 
 
 class Refusal(NamedTuple):
-    """An order that was decided and not filled, or (reasons in NOT_TAKEN) an entry that was wanted and not decided."""
+    """An order that was decided and not filled, or (reasons in NOT_TAKEN) an entry that was wanted and not decided.
+
+    With the reason UNDECIDED, a stretch of bars without a decision.
+    """
 
     bar: int
-    """At the close of which it was decided, or first wanted."""
+    """At the close of which it was decided, or first wanted, or would have been."""
     reason: str
 
 

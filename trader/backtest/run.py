@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trader.backtest import array
+from trader.backtest.across import Across, across
 from trader.backtest.bars import run_bars
 from trader.backtest.data import Bars, bars_from_frame
 from trader.backtest.result import Result
@@ -12,6 +13,7 @@ from trader.backtest.settings import Settings
 from trader.backtest.ticket import Context, OnBucket
 from trader.errors import InputError
 from trader.strategy import (
+    Missing,
     Schedule,
     Strategy,
     evaluate,
@@ -39,6 +41,9 @@ class Frames:
     """How long one of them is."""
     inputs: Mapping[str, "DataFrame"] = field(default_factory=dict)
     """Those of the strategy's inputs, by their names. What is after the last of `candles` is not looked at."""
+    missing: Mapping[str, Missing] = field(default_factory=dict)
+    """What the database has of the gaps of `candles` (under an empty name), and of those of the inputs. Of candles
+    that are not here, nobody knows: `file_gaps` of the settings says what is assumed."""
 
 
 def backtest(strategy: Strategy[Any], frames: Frames, settings: Settings, schedule: str = "bucket") -> Result:
@@ -51,29 +56,31 @@ def backtest(strategy: Strategy[Any], frames: Frames, settings: Settings, schedu
     bars, when = bars_from_frame(frames.candles, frames.timeframe), parse_schedule(schedule, frames.timeframe)
     check_inputs(strategy, frames)
     first = first_decision(strategy, frames)
+    gaps = across(strategy, frames, bars, settings, when, first)
     if style_of(strategy) == "signal":
-        return _signal(strategy, frames, bars, settings, when, first)
+        return _signal(strategy, frames, bars, settings, when, first, gaps)
     table = indicators_of(strategy, frames.candles, frames.inputs)
     columns = {str(name): table[name].to_numpy() for name in table.columns}
     decides = None if when == "bucket" else scheduled(bars.time, when)
     on_bucket = told(strategy.on_bucket, type(strategy).__module__)
-    return run_bars(bars, on_bucket, settings, first + 1, columns, decides, needed(strategy))
+    return run_bars(bars, on_bucket, settings, first + 1, columns, decides, needed(strategy), gaps)
 
 
 def _signal(
-    strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Settings, when: Schedule, first: int
+    strategy: Strategy[Any], frames: Frames, bars: Bars, settings: Settings, when: Schedule, first: int, gaps: Across
 ) -> Result:
     with telling("signal", type(strategy).__module__):
         targets = evaluate(strategy, frames.candles, frames.inputs).to_numpy()
     if when == "bucket":
-        return array.run(bars, targets, settings, first + 1)
+        return array.run(bars, targets, settings, first + 1, gaps)
     wanted = targets.tolist()
 
     # Between two decisions nothing is done, not even what the market left undone of the first.
     def follow(context: Context) -> float:
         return float(wanted[context.index])
 
-    return run_bars(bars, follow, settings, first + 1, decides=scheduled(bars.time, when))
+    decides = scheduled(bars.time, when)
+    return run_bars(bars, follow, settings, first + 1, decides=decides, across=gaps, asks_silent=True)
 
 
 def told(on_bucket: OnBucket, module: str) -> OnBucket:

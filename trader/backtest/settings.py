@@ -77,6 +77,10 @@ class Settings(BaseModel):
     cost_min: Decimal | None = Field(None, gt=0, description=GRID)
     fill: Literal["next_open", "close"] = Field("next_open", description="next_open or close")
     gap: Literal["wait", "skip"] = Field("wait", description="wait or skip")
+    file_gaps: Literal["no_trades", "unknown"] | None = Field(
+        None,
+        description="no_trades or unknown, of the gaps of a file; leave it out for stored candles, which have verdicts",
+    )
     limit_fill: Literal["touch", "through"] = Field("touch", description="touch or through")
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.types.json import Jsonb
 
 from trader.backtest.data import bars_from_frame
+from trader.backtest.missing import read_missing
 from trader.backtest.search import Search, check_sampler, grid_points, random_points
 from trader.backtest.settings import parse_settings
 from trader.backtest.space import Point, grid_size, parse_space, text_of
@@ -21,7 +22,7 @@ from trader.config import Settings
 from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import InputError
 from trader.market import find_market
-from trader.strategy import find_class, parse_schedule, search_space
+from trader.strategy import Missing, find_class, gap_policy, parse_schedule, search_space
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -116,6 +117,8 @@ class Draft:
     market_id: int
     timeframe: Timeframe
     candles: "DataFrame"
+    refused: Missing
+    """What is missing among them that the class does not decide across."""
     folds: list[Fold]
 
     @property
@@ -164,8 +167,9 @@ async def check_plan(connection: Connection, settings: Settings, plan: Plan) -> 
     candles = await read_candles(connection, settings, market.id, length.id, plan.since, plan.until)
     if len(candles) < 2:
         raise InputError(await _without_candles(connection, plan, market.id))
-    cut = _cut(candles, plan, task)
-    return Draft(plan, search, task, market.id, length, candles, cut)
+    cut, policy = _cut(candles, plan, task), gap_policy(strategy)
+    refused = (await read_missing(connection, market.id, length.id, candles, policy)).refused(policy)
+    return Draft(plan, search, task, market.id, length, candles, refused, cut)
 
 
 def _cut(candles: "DataFrame", plan: Plan, task: Task) -> list[Fold]:
@@ -200,7 +204,7 @@ def _values(draft: Draft) -> dict[str, Any]:
         "since": from_milliseconds(draft.timeframe.earlier(closes[0], 1)),
         "until": from_milliseconds(closes[1]),
         "candles": len(draft.candles),
-        "candle_digest": candle_digest(draft.candles),
+        "candle_digest": candle_digest(draft.candles, draft.refused),
         "params": Jsonb(dict(plan.params)),
         "space": Jsonb({one.name: one.text for one in draft.search.space}),
         "settings": Jsonb(json.loads(draft.task.settings.model_dump_json(exclude_defaults=True))),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from trader.backtest.missing import read_missing
 from trader.backtest.run import Frames
 from trader.backtest.search import Search
 from trader.backtest.settings import parse_settings
@@ -15,7 +16,7 @@ from trader.config import Settings
 from trader.db import Connection, fetch_all
 from trader.errors import InputError
 from trader.market import find_market
-from trader.strategy import Strategy, find_class, inputs_of
+from trader.strategy import Missing, Strategy, find_class, gap_policy, inputs_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -97,6 +98,7 @@ class Candles:
     settings: Settings
     sweep: Any
     _inputs: "dict[tuple[str, str], DataFrame]" = field(default_factory=dict)
+    _missing: dict[tuple[str, str], Missing] = field(default_factory=dict)
 
     async def own(self) -> "DataFrame":
         """Those that it decides on. InputError if they are not what they were when it began."""
@@ -104,7 +106,10 @@ class Candles:
         found = await read_candles(
             self.connection, self.settings, sweep.market_id, sweep.timeframe_id, sweep.since, sweep.until
         )
-        if candle_digest(found) != sweep.candle_digest:
+        policy = gap_policy(find_class(sweep.path))
+        missing = await read_missing(self.connection, sweep.market_id, sweep.timeframe_id, found, policy)
+        self._missing[sweep.market, sweep.timeframe] = missing
+        if candle_digest(found, missing.refused(policy)) != sweep.candle_digest:
             raise InputError(
                 f"the candles of {sweep.market} {sweep.timeframe} from {sweep.since:%Y-%m-%d %H:%M} to "
                 f"{sweep.until:%Y-%m-%d %H:%M} are not what they were when the sweep began: begin a new one"
@@ -116,15 +121,18 @@ class Candles:
         for market, timeframe in sorted({name for one in strategies for name in self._names(one).values()}):
             if (market, timeframe) not in self._inputs:
                 found = await find_market(self.connection, market)
-                length = timeframe_named(timeframe).id
-                self._inputs[market, timeframe] = await read_candles(
-                    self.connection, self.settings, found.id, length, None, self.sweep.until
-                )
+                length, policy = timeframe_named(timeframe).id, gap_policy(find_class(self.sweep.path))
+                read = await read_candles(self.connection, self.settings, found.id, length, None, self.sweep.until)
+                self._inputs[market, timeframe] = read
+                self._missing[market, timeframe] = await read_missing(self.connection, found.id, length, read, policy)
 
     def frames(self, strategy: Strategy[Any], own: "DataFrame") -> Frames:
         """The frames for a run over `own`, once its inputs are read."""
-        inputs: Mapping[str, DataFrame] = {name: self._inputs[one] for name, one in self._names(strategy).items()}
-        return Frames(own, self.sweep.timeframe, inputs)
+        names = self._names(strategy)
+        inputs: Mapping[str, DataFrame] = {name: self._inputs[one] for name, one in names.items()}
+        series = names | {"": (self.sweep.market, self.sweep.timeframe)}
+        missing = {name: self._missing[one] for name, one in series.items()}
+        return Frames(own, self.sweep.timeframe, inputs, missing)
 
     def _names(self, strategy: Strategy[Any]) -> dict[str, tuple[str, str]]:
         return {

@@ -17,7 +17,8 @@ from trader.backtest.result import Result
 from trader.backtest.run import Frames, backtest, first_decision
 from trader.backtest.settings import Settings
 from trader.errors import InputError, TallydeskError
-from trader.strategy import Strategy, describe, parse_params
+from trader.strategy import Missing, Strategy, describe, parse_params
+from trader.strategy.schedule import milliseconds
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -97,8 +98,8 @@ def measure_names() -> tuple[str, ...]:
     return tuple(field.name for field in fields(Measures))
 
 
-def candle_digest(frame: "DataFrame") -> str:
-    """A hash of candles: another if one number or time is another."""
+def candle_digest(frame: "DataFrame", refused: Missing | None = None) -> str:
+    """A hash of candles: another if one number or time is another, or what is not decided across among them."""
     import pandas as pd  # slow to import
 
     found = hashlib.blake2b(digest_size=16)
@@ -106,6 +107,8 @@ def candle_digest(frame: "DataFrame") -> str:
     found.update(times.to_numpy().astype("datetime64[ms]").tobytes())
     for name in ("open", "high", "low", "close", "volume"):
         found.update(frame[name].to_numpy(dtype="float64").tobytes())
+    if refused is not None:
+        found.update(refused.told(milliseconds(times)))
     return found.hexdigest()
 
 

@@ -3,7 +3,7 @@
 from typing import Generic
 
 from trader.backtest.book import Book
-from trader.backtest.crosses import Signal, not_taken
+from trader.backtest.crosses import Signal, not_taken, undecided
 from trader.backtest.data import Bars
 from trader.backtest.fill import Arithmetic, N, Trade
 from trader.backtest.leg import Leg
@@ -36,7 +36,7 @@ class Walk(Generic[N]):
             else:
                 self._trade(decided, side)
             found = leg.next(decided + 1, book.holding)
-        book.not_taken(not_taken(leg.signal))
+        book.not_taken(not_taken(leg.signal), undecided(leg.signal.undecided))
         return book.result()
 
     def _trade(self, decided: int, side: Side) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from trader.backtest.result import NOT_TAKEN
+from trader.backtest.result import NOT_TAKEN, UNDECIDED
 
 NONE = "·"
 """A measure that cannot be told."""
@@ -86,7 +86,9 @@ def money(value: Decimal | float) -> str:
 
 
 def not_done(reason: str, count: int) -> str:
-    """How many orders were not filled, or entries not taken, and why."""
+    """How many orders were not filled, entries not taken or stretches of candles not decided on, and why."""
+    if reason == UNDECIDED:
+        return f"{count:,} time{'s' * (count != 1)} no decision was made: {reason}"
     if reason in NOT_TAKEN:
         return f"{count:,} {'entry' if count == 1 else 'entries'} not taken: {reason}"
     return f"{count:,} order{'s' * (count != 1)} not filled: {reason}"

@@ -10,6 +10,23 @@ from trader.errors import InputError
 
 Verdict = Literal["no_trades", "outage"]
 
+# What is missing among candles from one close to another. A larger candle that lacks smaller ones, in which nobody
+# traded, hides a gap of its own.
+FOUND = """
+SELECT gap_from AS start, gap_to AS end, missing, verdict::text, false AS partial FROM gap
+ WHERE market_id = %(market_id)s AND timeframe_id = %(timeframe_id)s AND gap_from >= %(first)s AND gap_from < %(last)s
+UNION ALL
+SELECT candle_time(b.time_close, -1, t.span), b.time_close, 1, 'no_trades', true FROM bucket b
+  JOIN timeframe t ON t.id = b.timeframe_id
+ WHERE b.market_id = %(market_id)s AND b.timeframe_id = %(timeframe_id)s AND b.time_close BETWEEN %(first)s AND %(last)s
+   AND b.partial AND %(partial)s
+"""
+# Where what was asked for begins, and begins again after a hole in which candles are still to be fetched.
+WHOLE_FROM = """
+SELECT lower(r) AS moment FROM bucket_feed f, unnest(f.covered) r
+ WHERE lower(r) < %(last)s AND f.market_id = %(market_id)s AND f.timeframe_id = %(timeframe_id)s
+"""
+
 ENDS = """
 SELECT (SELECT candle_time(b.time_close, -1, t.span) FROM bucket b
          WHERE b.market_id = %(market)s AND b.timeframe_id = t.id ORDER BY b.time_close LIMIT 1) AS first,

@@ -40,6 +40,7 @@ class Wanted:
     files: tuple[Path, ...] = ()
     inputs: tuple[str, ...] = ()
     stamp: str = "auto"
+    gaps: str = ""
     settings: str = "{}"
     options: tuple[tuple[str, Any], ...] = ()
     """Settings that have options of their own; None: not given."""
@@ -124,7 +125,7 @@ async def prepare(wanted: Wanted, connection: "Connection | None") -> Ready:
     schedule = parse_schedule(wanted.schedule or (named.schedule if named else "bucket"), timeframe)
     loaded = await _load(wanted, connection, strategy, market, timeframe)
     given = {name: value for name, value in wanted.options if value is not None}
-    own = parse_object("--settings", wanted.settings)
+    own = {**_gaps(wanted), **parse_object("--settings", wanted.settings)}
     terms = await market_settings(connection, loaded.market, own) if connection and loaded.market else {}
     settings = parse_settings({**terms, **(named.stake if named else {}), **given, **own})
     return Ready(strategy, path, named.name if named else None, loaded, settings, schedule)
@@ -161,6 +162,20 @@ def _stamp(text: str) -> "Stamp | None":
     if text not in ("auto", "open", "close"):
         raise InputError(f"--stamp is {text!r}: allowed are open and close, and auto")
     return "open" if text == "open" else "close" if text == "close" else None
+
+
+def _gaps(wanted: Wanted) -> dict[str, Any]:
+    """What the gaps of files are taken for, as a setting. InputError: it is not known, or there is no file."""
+    if wanted.gaps not in ("", "no-trades", "unknown"):
+        raise InputError(f"--gaps is {wanted.gaps!r}: allowed are no-trades and unknown")
+    if not wanted.files:
+        if wanted.gaps:
+            raise InputError(
+                "--gaps belongs to --file: of stored candles the verdicts count (tallydesk bucket gaps shows them, "
+                "tallydesk bucket import FILE --gaps no-trades declares them)"
+            )
+        return {}
+    return {"file_gaps": (wanted.gaps or "no-trades").replace("-", "_")}
 
 
 def _inputs(given: Sequence[str]) -> dict[str, Path]:

@@ -36,6 +36,9 @@ Inputs = Annotated[
 Stamp = Annotated[
     str, typer.Option(help="With --file: whether its times are of open or close; auto: as its name says.")
 ]
+Gaps = Annotated[
+    str, typer.Option(help="With --file: why candles are missing in it: no-trades (the default), or unknown.")
+]
 
 
 @app.callback()
@@ -66,6 +69,7 @@ def run(
     file: Files = None,
     input_: Inputs = None,
     stamp: Stamp = "auto",
+    gaps: Gaps = "",
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Of the bootstrap that says how sure the result is.")
     ] = 0,
@@ -87,7 +91,7 @@ def run(
     from trader.cli._backtest import fee_of, stake_of
     from trader.cli._backtest import run as work
 
-    wanted = _wanted(what, market, timeframe, since, until, params, schedule, file, input_, stamp)
+    wanted = _wanted(what, market, timeframe, since, until, params, schedule, file, input_, stamp, gaps)
     options = (("deposit", deposit), ("slippage", slippage), ("spread", spread))
     wanted = _with(
         wanted, options=(*options, *fee_of(fee), *stake_of(stake)), settings=settings, seed=seed, store=not no_store
@@ -116,13 +120,13 @@ def run(
 
 def _wanted(
     what: str, market: str | None, timeframe: str | None, since: str, until: str, params: str, schedule: str | None,
-    files: list[Path] | None, inputs: list[str] | None, stamp: str,
+    files: list[Path] | None, inputs: list[str] | None, stamp: str, gaps: str,
 ) -> "Wanted":  # fmt: skip
     from trader.cli._backtest import Wanted
 
     return Wanted(
         what, market, timeframe, moment("--from", since) if since else None, moment("--to", until) if until else None,
-        params, schedule, tuple(files or ()), tuple(inputs or ()), stamp,
+        params, schedule, tuple(files or ()), tuple(inputs or ()), stamp, gaps,
     )  # fmt: skip
 
 
@@ -171,6 +175,7 @@ def check(
     file: Files = None,
     input_: Inputs = None,
     stamp: Stamp = "auto",
+    gaps: Gaps = "",
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which bars are tried.")] = 0,
 ) -> None:
     """Prove on given candles that a strategy uses no future and that its warm-up is enough; name the bar where not.
@@ -182,7 +187,7 @@ def check(
     from trader.backtest.check import check as prove
     from trader.cli._backtest import ready, sentences
 
-    found = asyncio.run(ready(_wanted(what, market, timeframe, since, until, params, None, file, input_, stamp)))
+    found = asyncio.run(ready(_wanted(what, market, timeframe, since, until, params, None, file, input_, stamp, gaps)))
     with sentences(found.path):
         report = prove(found.strategy, found.loaded.frames, seed, found.settings)
     print(report)

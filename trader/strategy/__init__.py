@@ -26,7 +26,7 @@ from trader.strategy.evaluate import (
     needed,
 )
 from trader.strategy.find import find_class, load
-from trader.strategy.gap import Gap, GapPolicy, accepts
+from trader.strategy.gap import Gap, GapPolicy, Missing, accepts, holes_of, missing_of
 from trader.strategy.input import Input, at, cut
 from trader.strategy.kit import P, Strategy, Style, style_of, styles_of
 from trader.strategy.params import Params, Range, describe_params, param, parse_params, search_space
@@ -45,6 +45,7 @@ __all__ = [
     "Input",
     "Made",
     "Minimums",
+    "Missing",
     "OnBucketContext",
     "P",
     "Params",
@@ -73,10 +74,12 @@ __all__ = [
     "find_class",
     "first_candle",
     "gap_policy",
+    "holes_of",
     "indicators_of",
     "inputs_of",
     "is_due",
     "load",
+    "missing_of",
     "needed",
     "param",
     "parse_params",

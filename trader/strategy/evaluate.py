@@ -35,8 +35,8 @@ def _number_of_candles(what: str, given: object) -> int:
     return given
 
 
-def gap_policy(strategy: Strategy[Any]) -> GapPolicy:
-    """What it declares about gaps; SignalError if that is none of the three."""
+def gap_policy(strategy: Strategy[Any] | type[Strategy[Any]]) -> GapPolicy:
+    """What it, or a class, declares about gaps; SignalError if that is none of the three."""
     if strategy.gaps not in get_args(GapPolicy):
         raise SignalError(f"gaps is {strategy.gaps!r}: allowed are {', '.join(get_args(GapPolicy))}")
     return strategy.gaps

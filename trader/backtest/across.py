@@ -1,0 +1,116 @@
+"""What gaps do to the decisions of a run: at which bars none is made, and at which the target before is not known.
+
+`trader.strategy.gap` has the rule; here it is asked at all bars at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trader.backtest.data import Bars, Indices, bars_from_frame
+from trader.backtest.settings import Settings
+from trader.bucket.timeframe import Times
+from trader.errors import InputError
+from trader.strategy import Schedule, Strategy, gap_policy, inputs_of, needed, scheduled
+from trader.strategy.gap import GapPolicy, Holes, Missing, holes_of, nowhere
+
+if TYPE_CHECKING:
+    from trader.backtest.run import Frames
+
+
+@dataclass(frozen=True)
+class Across:
+    """Bars at which gaps matter, as their indices; empty where every gap is accepted."""
+
+    silent: Indices = field(default_factory=nowhere)
+    """Where a decision would be due, and none is made: a gap that is not accepted lies within a warm-up."""
+    broken: Indices = field(default_factory=nowhere)
+    """Where the target of the decision before is not known: candles are missing in between."""
+    begins: Indices = field(default_factory=nowhere)
+    """Of each stretch of silent bars the first."""
+
+    def mask(self, length: int) -> NDArray[np.bool_] | None:
+        """Which of so many bars are silent; None: none of them."""
+        if not len(self.silent):
+            return None
+        silent = np.zeros(length, dtype=np.bool_)
+        silent[self.silent] = True
+        return silent
+
+
+EVERY = Across()
+"""All gaps are accepted."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A series of candles whose gaps matter: the strategy's own, or those of an input."""
+
+    holes: Holes
+    warm_up: int
+    newest: Indices
+    """Of each decision, the place of the newest candle that it sees."""
+
+    @property
+    def first(self) -> Indices:
+        """Of each decision, the place of the first candle of its warm-up."""
+        return self.newest + 1 - self.warm_up
+
+
+def across_of(decided: Indices, own: Watched, inputs: Sequence[Watched] = ()) -> Across:
+    """What the holes of a strategy's candles do to decisions at the bars `decided`."""
+    every = (own, *inputs)
+    if not len(decided) or not any(len(one.holes) for one in every):
+        return EVERY
+    silent = np.zeros(len(decided), dtype=np.bool_)
+    broken = np.zeros(len(decided), dtype=np.bool_)
+    broken[1:] = own.holes.between(decided[:-1], decided[1:])
+    for one in every:
+        silent |= one.holes.within(one.first, one.newest)
+        broken[1:] |= one.holes.hidden(one.first, one.newest)[:-1]  # at the one before, its warm-up was not there yet
+    begins = silent & ~np.concatenate(([False], silent[:-1]))
+    return Across(decided[silent], decided[broken], decided[begins])
+
+
+def across(
+    strategy: Strategy[Any], frames: "Frames", bars: Bars, settings: Settings, when: Schedule, first: int
+) -> Across:
+    """What the gaps of its candles and of those of its inputs do to the decisions of a strategy.
+
+    Where nobody has judged them, `settings.file_gaps` says what they are taken for; without it, that nobody traded.
+    InputError: that is said of candles whose gaps were judged. SignalError: it has no policy that is one.
+    """
+    if settings.file_gaps is not None and frames.missing:
+        raise InputError(
+            f"file_gaps is {settings.file_gaps}: it is for files; of stored candles the verdicts count "
+            "(tallydesk bucket gaps shows them)"
+        )
+    policy = gap_policy(strategy)
+    due = scheduled(bars.time, when)
+    due[:first] = False
+    decided = np.flatnonzero(due)
+    own = Watched(_holes(bars, frames.missing.get(""), settings, policy), needed(strategy), decided)
+    closes = bars.time[decided]
+    inputs = [
+        _watched(frames, name, given.timeframe or frames.timeframe, given.warm_up, closes, settings, policy)
+        for name, given in inputs_of(strategy).items()
+    ]
+    return across_of(decided, own, inputs)
+
+
+def _watched(
+    frames: "Frames", name: str, timeframe: str, warm_up: int, closes: Times, settings: Settings, policy: GapPolicy
+) -> Watched:
+    bars = bars_from_frame(frames.inputs[name], timeframe)
+    newest = np.searchsorted(bars.time, closes, "right") - 1
+    return Watched(_holes(bars, frames.missing.get(name), settings, policy), warm_up, newest)
+
+
+def _holes(bars: Bars, missing: Missing | None, settings: Settings, policy: GapPolicy) -> Holes:
+    if missing is None:
+        starts = bars.time[bars.breaks - 1]
+        missing = Missing({None if settings.file_gaps == "unknown" else "no_trades": starts})
+    return holes_of(bars.time, missing, policy)
