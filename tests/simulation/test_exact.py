@@ -25,6 +25,7 @@ import strategies
 from tests.plugins.postgres import with_database
 from tests.unit.test_backtest_array import not_taken, refusing, some_gaps
 from trader.backtest import exact
+from trader.backtest.across import EVERY, Across
 from trader.backtest.array import run
 from trader.backtest.data import Bars, bars_of
 from trader.backtest.exact import replay_in, run_exact, run_targets
@@ -200,15 +201,19 @@ def test_parts_side_by_side_give_what_one_piece_gives(server: str, place: int) -
     flows = [{"at": bars.moment(at) + "Z", "amount": amount} for at, amount in ((300, "250.5"), (301, "-9"), (700, 40))]
     settings = exact.completed(parse_settings(TERMS[place] | {"flows": flows}))
     targets = np.random.default_rng(place).choice([0.0, 1.0], len(bars))
-    expected = run(bars, targets, settings, 5)
-    starts = [2, 30, 299, 300, 301, 302, *expected.fills.bar[20:60:10].tolist(), 700, 990]
+    gaps = Across(np.arange(400, 420), np.array([50, 420, 600]), np.array([400])) if place % 2 else EVERY
+    expected = run(bars, targets, settings, 5, gaps)
+    starts = [2, 30, 299, 300, 301, 302, 410, 600, *expected.fills.bar[20:60:10].tolist(), 700, 990]
     parts = cut(expected, sorted(set(starts)))
-    whole, found = (run_targets(server, bars, targets, settings, 5, parts=one) for one in ([whole_of(bars)], parts))
+    whole, found = (
+        run_targets(server, bars, targets, settings, 5, gaps, parts=one) for one in ([whole_of(bars)], parts)
+    )
     assert (whole.parts, found.parts) == (1, len(parts))
     assert found.orders == whole.orders > 20
     assert compare(whole.result, found.result, 1e-9) is None
     assert_same_digits(whole.result, found.result)
     assert found.result.refused == whole.result.refused
+    assert not_taken(found.result) == not_taken(expected)
     assert found.performance is None
 
 
@@ -460,6 +465,7 @@ import sys
 from urllib.parse import urlsplit
 import numpy as np
 from tests.simulation.test_exact import drawn
+from trader.backtest.across import EVERY, Across
 from trader.backtest.array import run
 from trader.backtest.exact import completed, replay_in
 from trader.backtest.exact_database import throw_away
