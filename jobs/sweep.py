@@ -24,7 +24,7 @@ from trader.backtest.search import Tried, propose
 from trader.backtest.space import Point
 from trader.backtest.sweep import write_generation
 from trader.backtest.sweep_end import Tested, check_outcome, choose, run_tests, write_end
-from trader.backtest.sweep_row import Candles, load_folds, load_sweep, positions, search_of, task_of
+from trader.backtest.sweep_row import Candles, Kept, load_folds, load_sweep, positions, search_of, task_of
 from trader.backtest.trial import Outcome, Task, try_set
 from trader.db import LOST_CONNECTION, Connection, fetch_all
 from trader.errors import InputError, TallydeskError
@@ -63,6 +63,8 @@ ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
 DUE = {
     "queue": QUEUE, "chunk": CHUNK_TASK, "advance": ADVANCE_TASK, "most": MOST_QUEUED, "after": 0, "sweep": None,
 }  # fmt: skip
+KEPT = Kept()
+"""Of this process, which runs one chunk at a time."""
 NEXT = 2
 """Chunks that are queued at the end of one, from the far end of those that wait: looking at all is for the ticks."""
 
@@ -97,7 +99,7 @@ async def run_chunk(job: JobContext, sweep_id: int, chunk: int) -> None:
             return
         if job.job.attempts >= MOST_ATTEMPTS:
             raise InputError(f"chunk {chunk} was begun {job.job.attempts} times, and each time its worker died")
-        task, candles = task_of(sweep), Candles(connection, context.settings, sweep)
+        task, candles = task_of(sweep), Candles(connection, context.settings, sweep, KEPT)
         own = await candles.own()
         folds = {fold.fold: fold for fold in await load_folds(connection, sweep_id)}
         await candles.read_inputs(await beside(lambda _: list(_those_made(task, trials)), "sweep"))
@@ -128,13 +130,16 @@ def _run(
 ) -> list[Outcome]:
     """In a thread: all trials, one after the other; fewer, if it is told to stop."""
     outcomes: list[Outcome] = []
+    named = {trial.fold: folds[trial.fold] for trial in trials}
+    parts = {
+        number: candles.part(own.iloc[positions(own, fold.train_first, fold.train_last)])
+        for number, fold in named.items()
+    }
     for trial in trials:
         if stop.is_set():
             break
-        fold = folds[trial.fold]
-        train = own.iloc[positions(own, fold.train_first, fold.train_last)]
         try:
-            outcomes.append(try_set(task, trial.params, partial(candles.frames, own=train)))
+            outcomes.append(try_set(task, trial.params, partial(candles.frames, part=parts[trial.fold])))
         except BaseException as error:  # no signal comes to a thread: an exit or Ctrl-C is the strategy's own
             outcomes.append(Outcome(error=describe(error, task.strategy.__module__)))
     return outcomes

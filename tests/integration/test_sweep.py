@@ -315,6 +315,33 @@ async def test_other_candles_or_another_file_end_a_sweep(
     assert first.id != second.id
 
 
+async def test_a_worker_that_has_the_candles_sees_that_they_were_changed(
+    database: str, db: Connection, odd: str
+) -> None:
+    made = await make(db, plan(odd, space={"n": "2..9"}, chunk_size=2))
+    changes = {
+        1: "",
+        2: "",
+        3: """INSERT INTO bucket (market_id, timeframe_id, time_close, open, high, low, close, volume, source)
+              SELECT market_id, timeframe_id, time_close + interval '1 hour', open, high, low, close, volume, source
+                FROM bucket ORDER BY time_close DESC LIMIT 1""",
+        4: "UPDATE bucket SET close = close * 1.0001 WHERE time_close = '2024-01-05Z'",
+    }
+    states = []
+    async with worker(database) as work:
+        for chunk, change in changes.items():
+            if change:
+                await db.execute(change)
+            await db.execute(DEFER_DUE, DUE)
+            await db.execute("DELETE FROM procrastinate_jobs WHERE lock <> %s", [f"sweep:{made.id}:{chunk}"])
+            await work()
+            row = await fetch_one(db, TOLD, [made.id])
+            states.append((row.state, row.done))
+    assert states == [("running", 2), ("running", 4), ("running", 6), ("failed", 6)]
+    told = await fetch_one(db, "SELECT error FROM sweep WHERE id = %s", [made.id])
+    assert "are not what they were when the sweep began" in told.error
+
+
 DAILY = '''
 from pandas import Series
 from trader.strategy import Input, Params, Strategy, at, param

@@ -23,6 +23,7 @@ from trader.backtest.measures import (
     unit_values,
 )
 from trader.backtest.record import made_of
+from trader.backtest.result import Fills, Result, States
 from trader.backtest.settings import parse_settings
 from trader.backtest.ticket import Context
 from trader.bucket.timeframe import DAY, Times
@@ -65,6 +66,34 @@ def test_each_day_with_a_bar_has_one_return(steps: list[int], first: int) -> Non
     worth = np.array([1.0, *last.values()])
     assert returns_of(time, units).tolist() == (worth[1:] / worth[:-1] - 1).tolist()
     assert count_returns(time) == len(last)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.integers(1, 9), st.integers(0, 2)), max_size=30))
+def test_sales_are_at_average_cost_order_by_order(rows: list[tuple[bool, int, int, int]]) -> None:
+    """Against the same, fill by fill: what an order realises is the sum over its fills, wherever they are."""
+    sides = np.array([1 if buy else -1 for buy, *_ in rows], dtype=np.int8)
+    orders = np.array([2 * order + (not buy) for buy, order, *_ in rows], dtype=np.int64)
+    quantity = np.array([float(amount) for _, _, amount, _ in rows])
+    fee = np.array([amount / 10 for *_, amount in rows])
+    bars, none = np.arange(len(rows)), np.zeros(0)
+    fills = Fills(bars, bars, sides, none, quantity, 10 * quantity + bars, fee, none.astype(bool), orders)
+    drawn_bars = bars_at([10, 10], [10, 10])
+    result = Result(drawn_bars, parse_settings({}), fills, States(bars[:0], none, none), (), none)
+    held = cost = 0.0
+    gains: dict[int, float] = {}
+    last: dict[int, int] = {}
+    for place, (buy, amount) in enumerate(zip(sides > 0, quantity, strict=True)):
+        if buy:
+            held, cost = held + amount - fee[place], cost + fills.quote[place]
+            continue
+        share = min(1.0, amount / held) if held > 0 else 1.0
+        gains[int(orders[place])] = gains.get(int(orders[place]), 0.0) + fills.quote[place] - fee[place] - cost * share
+        last[int(orders[place])] = place
+        held, cost = held - amount, cost - cost * share
+    made = sales_of(result)
+    assert made.gains.tolist() == pytest.approx([*gains.values()])
+    assert made.last.tolist() == [*last.values()]
+    assert made.cost == pytest.approx(cost)
 
 
 def test_fees_are_part_of_what_was_realised() -> None:

@@ -133,22 +133,32 @@ class Sales:
 def sales_of(result: Result) -> Sales:
     """Go through the fills as the ledger does: a buy adds its cost, a sale takes its share of it."""
     fills, held, cost = result.fills, 0.0, 0.0
-    gains: dict[int, float] = {}
-    last: dict[int, int] = {}
-    in_base = result.settings.fee_side == "get"
-    columns = (fills.bar, fills.side, fills.quantity, fills.quote, fills.fee, fills.order)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    for bar, side, quantity, quote, fee, order in rows:
-        if side == BUY:
-            held += quantity - (fee if in_base else 0.0)
-            cost += quote + (0.0 if in_base else fee)
+    bought, in_base = fills.side == BUY, result.settings.fee_side == "get"
+    amounts = fills.quantity - np.where(bought, fills.fee, 0.0) if in_base else fills.quantity
+    values = fills.quote + np.where(bought, 0.0 if in_base else fills.fee, -fills.fee)
+    gained: list[float] = []
+    for is_buy, amount, value in zip(bought.tolist(), amounts.tolist(), values.tolist(), strict=True):
+        if is_buy:
+            held, cost = held + amount, cost + value
             continue
-        share = min(1.0, quantity / held) if held > 0 else 1.0
-        gains[order] = gains.get(order, 0.0) + quote - fee - cost * share
-        last[order] = bar
-        held, cost = held - quantity, cost - cost * share
+        part = cost * (amount / held) if amount < held else cost
+        gained.append(value - part)
+        held, cost = held - amount, cost - part
     worth = float(result.states.holding[-1] * result.bars.close[-1]) if len(result.states.holding) else 0.0
-    return Sales(np.array([*gains.values()]), np.array([*last.values()], dtype=np.int64), cost, worth - cost)
+    gains, last = _by_order(fills.order[~bought], np.array(gained), fills.bar[~bought])
+    return Sales(gains, last, cost, worth - cost)
+
+
+def _by_order(orders: Indices, gains: Floats, bars: Indices) -> tuple[Floats, Indices]:
+    """The sum of the gains of each order's fills, and the bar of its last, in the order of the first ones."""
+    found, first, place = np.unique(orders, return_index=True, return_inverse=True)
+    if len(found) == len(orders):
+        return gains, bars
+    last = np.zeros(len(found), dtype=np.int64)
+    last[place] = bars  # of several, the last one stays
+    sums: Floats = np.bincount(place, gains).astype(np.float64)
+    turn = np.argsort(first)
+    return sums[turn], last[turn]
 
 
 # Over time

@@ -1,7 +1,8 @@
 """One backtest of a strategy of either style: candles in, a result out, nothing read and nothing written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from trader.backtest import array
@@ -45,6 +46,17 @@ class Frames:
     """What the database has of the gaps of `candles` (under an empty name), and of those of the inputs. Of candles
     that are not here, nobody knows: `file_gaps` of the settings says what is assumed."""
 
+    @cached_property
+    def bars(self) -> Bars:
+        """Its candles as bars, checked once. InputError: they are none."""
+        return bars_from_frame(self.candles, self.timeframe)
+
+    def with_inputs(self, inputs: Mapping[str, "DataFrame"], missing: Mapping[str, Missing]) -> "Frames":
+        """The same candles, whose check counts, with those of inputs."""
+        made = replace(self, inputs=inputs, missing=missing)
+        vars(made)["bars"] = self.bars
+        return made
+
 
 def backtest(strategy: Strategy[Any], frames: Frames, settings: Settings, schedule: str = "bucket") -> Result:
     """Trade `strategy` over `frames`, deciding at the candles that `schedule` names.
@@ -53,7 +65,7 @@ def backtest(strategy: Strategy[Any], frames: Frames, settings: Settings, schedu
     result. Raises InputError: candles that are none, too few of them or of an input, an unknown or too fine schedule, a
     withdrawal of more than is free; SignalError: the strategy raised (with file and line), or gave what is none.
     """
-    bars, when = bars_from_frame(frames.candles, frames.timeframe), parse_schedule(schedule, frames.timeframe)
+    bars, when = frames.bars, parse_schedule(schedule, frames.timeframe)
     check_inputs(strategy, frames)
     first = first_decision(strategy, frames)
     gaps = across(strategy, frames, bars, settings, when, first)

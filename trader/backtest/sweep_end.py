@@ -107,7 +107,7 @@ def _test(task: Task, one: Chosen, candles: Candles, own: "DataFrame", settings:
         return run(bars, np.zeros(len(bars)), settings)
     strategy = task.made(one.params)
     wide = with_warm_up(where, needed(strategy), settings)
-    frames = candles.frames(strategy, own.iloc[wide])
+    frames = candles.frames(strategy, candles.part(own.iloc[wide]))
     return cut(backtest(strategy, frames, settings, task.schedule), where.start - wide.start)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trader.backtest.missing import read_missing
 from trader.backtest.run import Frames
@@ -17,6 +17,7 @@ from trader.db import Connection, fetch_all
 from trader.errors import InputError
 from trader.market import find_market
 from trader.strategy import Missing, Strategy, find_class, gap_policy, inputs_of
+from trader.strategy.schedule import milliseconds
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,6 +33,7 @@ SELECT s.id, s.class AS path, s.code_digest, s.market_id, s.timeframe_id, s.sinc
 """
 NEWEST = "SELECT id FROM sweep ORDER BY id DESC LIMIT %s"
 MOST_NAMED = 10
+PROOF = "SELECT digest FROM bucket_feed WHERE market_id = %s AND timeframe_id = %s"
 FOLDS = "SELECT * FROM sweep_fold WHERE sweep_id = %s ORDER BY fold"
 
 
@@ -90,6 +92,25 @@ async def read_candles(
     return await cache.read(connection, market_id, timeframe_id, since=since, until=until)
 
 
+async def _proof(connection: Connection, market_id: int, timeframe_id: int) -> int | None:
+    """The hash that the database keeps of a whole series; None: it has none."""
+    rows = await fetch_all(connection, PROOF, [market_id, timeframe_id])
+    return rows[0].digest if rows else None
+
+
+@dataclass
+class Kept:
+    """The candles of the sweep that a process was at last, so that its next chunk need not read them all again."""
+
+    digest: str = ""
+    """The sweep's: what they are, with what is missing among them."""
+    proof: int | None = None
+    """The hash of the whole series when they were read: as long as the table has it, they are in there."""
+    refused: bytes = b""
+    """What is missing among them that the class does not decide across, in the table as in the digest."""
+    candles: "DataFrame | None" = None
+
+
 @dataclass
 class Candles:
     """The candles of a sweep: its own, and those of inputs. Each is read once."""
@@ -97,23 +118,32 @@ class Candles:
     connection: Connection
     settings: Settings
     sweep: Any
+    kept: Kept = field(default_factory=Kept)
     _inputs: "dict[tuple[str, str], DataFrame]" = field(default_factory=dict)
     _missing: dict[tuple[str, str], Missing] = field(default_factory=dict)
 
     async def own(self) -> "DataFrame":
         """Those that it decides on. InputError if they are not what they were when it began."""
-        sweep = self.sweep
-        found = await read_candles(
-            self.connection, self.settings, sweep.market_id, sweep.timeframe_id, sweep.since, sweep.until
+        sweep, kept, policy = self.sweep, self.kept, gap_policy(find_class(self.sweep.path))
+        series = (sweep.market_id, sweep.timeframe_id)
+        proof = await _proof(self.connection, *series)
+        found = (
+            kept.candles if proof is not None and (kept.digest, kept.proof) == (sweep.candle_digest, proof) else None
         )
-        policy = gap_policy(find_class(sweep.path))
-        missing = await read_missing(self.connection, sweep.market_id, sweep.timeframe_id, found, policy)
+        if found is None:
+            kept.digest = ""
+            found = await read_candles(self.connection, self.settings, *series, sweep.since, sweep.until)
+        missing = await read_missing(self.connection, *series, found, policy)
         self._missing[sweep.market, sweep.timeframe] = missing
-        if candle_digest(found, missing.refused(policy)) != sweep.candle_digest:
+        refused = missing.refused(policy)
+        told = refused.told(milliseconds(cast(Any, found.index)))
+        as_before = (kept.digest, kept.refused) == (sweep.candle_digest, told)
+        if not as_before and candle_digest(found, refused) != sweep.candle_digest:
             raise InputError(
                 f"the candles of {sweep.market} {sweep.timeframe} from {sweep.since:%Y-%m-%d %H:%M} to "
                 f"{sweep.until:%Y-%m-%d %H:%M} are not what they were when the sweep began: begin a new one"
             )
+        kept.digest, kept.proof, kept.refused, kept.candles = sweep.candle_digest, proof, told, found
         return found
 
     async def read_inputs(self, strategies: Iterable[Strategy[Any]]) -> None:
@@ -126,13 +156,16 @@ class Candles:
                 self._inputs[market, timeframe] = read
                 self._missing[market, timeframe] = await read_missing(self.connection, found.id, length, read, policy)
 
-    def frames(self, strategy: Strategy[Any], own: "DataFrame") -> Frames:
-        """The frames for a run over `own`, once its inputs are read."""
+    def part(self, own: "DataFrame") -> Frames:
+        """The frames for all runs over `own`, some of its candles: they are checked once."""
+        return Frames(own, self.sweep.timeframe)
+
+    def frames(self, strategy: Strategy[Any], part: Frames) -> Frames:
+        """The frames for a run of a strategy over a part, once its inputs are read."""
         names = self._names(strategy)
         inputs: Mapping[str, DataFrame] = {name: self._inputs[one] for name, one in names.items()}
         series = names | {"": (self.sweep.market, self.sweep.timeframe)}
-        missing = {name: self._missing[one] for name, one in series.items()}
-        return Frames(own, self.sweep.timeframe, inputs, missing)
+        return part.with_inputs(inputs, {name: self._missing[one] for name, one in series.items()})
 
     def _names(self, strategy: Strategy[Any]) -> dict[str, tuple[str, str]]:
         return {
