@@ -69,7 +69,7 @@ def test_every_revision_has_its_two_files_and_no_file_is_left_over() -> None:
 
 
 def _objects(url: str) -> set[tuple[str, str]]:
-    """Relations, columns, types, values, checks, functions, triggers, grants and what is said of relations in public, by
+    """Relations, columns, types, values, checks, functions, triggers, grants and comments of relations in public, by
     kind and full name.
     """
     query = """
