@@ -18,7 +18,7 @@ from jobs.app import QUEUE, Context, Module, build_app
 from jobs.maintenance import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
 from trader import role, schema
 from trader.config import Settings
-from trader.db import Identity, first_line, open_pool
+from trader.db import Identity, Pool, first_line, open_pool
 from trader.errors import DatabaseError, TallydeskError
 from trader.role import Role
 
@@ -93,8 +93,8 @@ async def run_sweeps(settings: Settings, url: str, name: str, parent: int | None
     """Work on sweeps alone until SIGTERM or SIGINT, or until the process `parent`, which started this one, is gone.
 
     It is no role of the desk: nobody waits for it, and nothing but sweeps is done. Sweeps are done nowhere else: a set
-    may compute for minutes, or for ever, and would hold up a process that trades. Raises DatabaseError if the database
-    is lost, or is at another revision of the schema.
+    may compute for minutes, or for ever, and would hold up a process that trades. A chunk that it is at is given back
+    at once, for another. Raises DatabaseError if the database is lost, or is at another revision of the schema.
     """
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("procrastinate.worker").addFilter(one_line)
@@ -108,7 +108,8 @@ async def run_sweeps(settings: Settings, url: str, name: str, parent: int | None
         try:
             app = build_app(url, identity, [sweep])
             await stack.enter_async_context(app.open_async())
-            working = {asyncio.create_task(serve(app, name, context, sweep.QUEUE, 1))}
+            # A chunk may take minutes, and another worker can have it: nothing is waited for.
+            working = {asyncio.create_task(serve(app, name, context, sweep.QUEUE, 1, grace=0.0))}
             stop = asyncio.create_task(_told_to_stop(parent))
             await asyncio.wait({*working, stop}, return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
@@ -116,6 +117,7 @@ async def run_sweeps(settings: Settings, url: str, name: str, parent: int | None
             for task in working:
                 if task.done() and not task.cancelled():
                     task.result()
+            await _give_back(pool)
         except (psycopg.Error, ConnectorException) as error:
             raise DatabaseError(f"the database is lost: {first_line(error)}") from None
 
@@ -129,14 +131,22 @@ async def _told_to_stop(parent: int | None) -> None:
             await asyncio.wait_for(stop.wait(), PARENT_SECONDS)
 
 
-async def serve(app: App, name: str, context: Context, queue: str, concurrency: int) -> None:
-    """Run the jobs of one queue until cancelled."""
+async def _give_back(pool: Pool) -> None:
+    """Queue what this worker leaves undone: where nothing ticks, the others would never hear of it."""
+    async with pool.connection() as connection:
+        await connection.execute(sweep.DEFER_DUE, sweep.DUE)
+
+
+async def serve(
+    app: App, name: str, context: Context, queue: str, concurrency: int, grace: float = GRACE_SECONDS
+) -> None:
+    """Run the jobs of one queue until cancelled; then they have `grace` seconds to end."""
     await app.run_worker_async(
         queues=[queue],
         name=name,
         concurrency=concurrency,
         fetch_job_polling_interval=0.5,
-        shutdown_graceful_timeout=GRACE_SECONDS,
+        shutdown_graceful_timeout=grace,
         delete_jobs="successful",
         additional_context={"context": context},
         install_signal_handlers=False,

@@ -5468,3 +5468,10 @@ COMMENT ON VIEW open_order IS 'Orders that are not done. To find a strategy''s q
 GRANT SELECT ON open_order TO tallydesk_reader, tallydesk_user;
 COMMENT ON COLUMN open_order.account_id IS 'On which it is.';
 COMMENT ON COLUMN open_order.market_id IS 'What it trades.';
+
+
+----------------------------------------------------------------------------------------------------
+-- REFUSED
+----------------------------------------------------------------------------------------------------
+
+COMMENT ON COLUMN backtest_run.refused IS 'Orders that were decided and not filled, and entries that were not taken for want of a fresh cross: how many, by reason.';

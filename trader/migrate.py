@@ -12,6 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from psycopg.errors import InsufficientPrivilege
 
 from trader import config
 from trader.embedded import database_url
@@ -24,8 +25,8 @@ LOCK = "tallydesk:migrate"
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at `url` forward to `revision`; nothing happens if it is there already.
 
-    All steps or none. InputError: there is no such revision. DatabaseError: the database cannot be reached, or a newer
-    Tallydesk has migrated it.
+    All steps or none. InputError: there is no such revision. DatabaseError: the database cannot be reached, a newer
+    Tallydesk has migrated it, or its user may not.
     """
     with _errors(url):
         command.upgrade(_config(url), revision)
@@ -102,6 +103,13 @@ def _errors(url: str) -> Iterator[None]:
                 "migrated it; install that one"
             ) from error
         raise InputError(f"{error}; known revisions: base, {', '.join(revisions())}, head") from error
+    except sa.exc.ProgrammingError as error:
+        if not isinstance(error.orig, InsufficientPrivilege):
+            raise
+        raise DatabaseError(
+            f"the database cannot be migrated: {first_line(error.orig)}: who does it must own it and may make roles "
+            "(ALTER ROLE ... CREATEROLE; afterwards NOCREATEROLE will do)"
+        ) from None
     except sa.exc.OperationalError as error:
         raise Unreachable(f"PostgreSQL cannot be reached: {first_line(error.orig)}") from error
 

@@ -63,6 +63,8 @@ class Verdict:
     inputs_hash: bytes | None = None
     awaited: tuple[int, int] | None = None
     """Market and timeframe of the input whose candle is waited for."""
+    error: str | None = None
+    """What is wrong and a person has to mend: for the strategy's row."""
 
 
 async def is_decided(connection: Connection, row: Any) -> bool:

@@ -17,6 +17,7 @@ from jobs.strategy.candles import Window, find_gaps, read_window
 from jobs.strategy.decision import Verdict, is_decided, write
 from jobs.strategy.errors import Missing, NotThere, Stopped, TooFew, Unsure
 from jobs.strategy.guard import STRATEGY, Loaded, load_strategy
+from jobs.strategy.resting import told_resting
 from jobs.strategy.state import remember
 from trader.db import Connection, fetch_one, retrying
 from trader.strategy import Decision, Minimums, Stake, Targets, decide, style_of
@@ -201,14 +202,16 @@ async def _write(connection: Connection, row: Any, wanted: Wanted) -> str:
         money = await fetch_one(connection, MONEY, [row.id])
         verdict = await _order(connection, row, _decide(wanted.targets, money), money.open_orders)
         await write(connection, row, _with(verdict, wanted))
-        await connection.execute(WAITING if verdict.action == "waits" else DECIDED, values)
+        waits = verdict.action == "waits"
+        await connection.execute(WAITING if waits else DECIDED, values | {"error": verdict.error})
         return verdict.reason
 
 
 async def _order(connection: Connection, row: Any, decision: Decision, open_orders: int) -> Verdict:
     """Queue the order of a decision, if it wants one."""
     if open_orders:
-        return Verdict("waits", decision.reason)
+        resting = await told_resting(connection, row.id)
+        return Verdict("waits", resting or decision.reason, error=resting)
     if decision.order is None:
         return Verdict("none", decision.reason)
     values = {"id": row.id, "side": decision.order, "market_id": row.market_id, "newest": row.newest}
@@ -219,7 +222,7 @@ async def _order(connection: Connection, row: Any, decision: Decision, open_orde
 
 def _with(verdict: Verdict, wanted: Wanted) -> Verdict:
     targets = wanted.targets
-    return Verdict(verdict.action, verdict.reason, targets.now, targets.previous, wanted.inputs_hash)
+    return replace(verdict, signal=targets.now, previous=targets.previous, inputs_hash=wanted.inputs_hash)
 
 
 async def _lock(connection: Connection, row: Any) -> bool:

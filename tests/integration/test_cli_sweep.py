@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from jobs.sweep import DEFER_DUE, DUE
 from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
 
@@ -42,7 +43,7 @@ class Holds(Strategy[HoldsParams]):
     def signal(self, candles):
         place = Path(__file__).parent
         if self.params.n == 5:
-            (place / "here").touch()
+            (place / "here").write_text(str(os.getpid()))
         while self.params.n == 5 and not (place / "go").exists():
             time.sleep(0.02)
         return Series(range(len(candles)), index=candles.index) // self.params.n % 2 * 1.0
@@ -138,6 +139,82 @@ def test_ctrl_c_stops_a_sweep_and_resume_ends_it(
     assert "done, 8 of 8 trials done, 0 failed, 0 sets skipped" in second.stdout
     assert "deflated Sharpe of the best" in second.stdout
     assert run(environment=environment).stderr == "tallydesk: sweep 1 is done: there is nothing to resume\n"
+
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+
+
+@SIGNALS
+def test_a_sweep_that_is_told_to_stop_ends_its_own_workers(
+    environment: dict[str, str], tmp_path: Path, connection: psycopg.Connection, number: int
+) -> None:
+    """Also while a worker is inside a set that takes for ever."""
+    arguments = ["sweep", "holds:Holds", *COMMON, "--chunk", "2", "--workers-here", "1"]
+    with (tmp_path / "said").open("w+") as output, (tmp_path / "errors").open("w+") as errors:
+        sweep = _nursery.start("trader.cli.main", arguments, environment, output, errors)
+        try:
+            until(lambda: (tmp_path / "here").exists() and (tmp_path / "here").read_text() != "")
+            sweep.send_signal(number)
+            assert sweep.wait(60) == 130, (tmp_path / "errors").read_text()
+        finally:
+            sweep.kill()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "here").read_text()), 0)
+    told = (tmp_path / "errors").read_text().splitlines()
+    assert told[-1] == ("sweep 1 is stopped, 4 of 8 are done: tallydesk sweep resume 1 --workers-here 1 goes on")
+    assert connection.execute("SELECT state::text FROM sweep").fetchone() == ("stopped",)
+    assert connection.execute("SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing'").fetchone() == (0,)
+    (tmp_path / "go").touch()
+    resume = ("sweep", "resume", "1", "--workers-here", "1")
+    done = _nursery.run("trader.cli.main", *resume, environment=environment)
+    assert "done, 8 of 8 trials done, 0 failed" in done.stdout, done.stderr
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_chunk_back(
+    environment: dict[str, str], tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    """Nothing ticks here: what it does not queue again itself, no other worker would ever hear of."""
+    run = partial(_nursery.run, "trader.cli.main", "sweep", environment=environment)
+    assert run("holds:Holds", *COMMON, "--chunk", "2", "--no-wait").returncode == 0
+    connection.execute(DEFER_DUE, DUE)
+    with (tmp_path / "log").open("w") as log:
+        workers = [_nursery.start("trader.cli.main", ["sweep", "worker"], environment, log, log)]
+        try:
+            until(lambda: (tmp_path / "here").exists())
+            workers[0].terminate()
+            assert workers[0].wait(60) == 0, (tmp_path / "log").read_text()
+            waiting = "SELECT count(*) FROM procrastinate_jobs WHERE lock = 'sweep:1:3' AND status = 'todo'"
+            assert connection.execute(waiting).fetchone() == (1,)
+            (tmp_path / "go").touch()
+            workers.append(_nursery.start("trader.cli.main", ["sweep", "worker"], environment, log, log))
+            until(lambda: connection.execute("SELECT FROM sweeps WHERE done = 8").fetchone() is not None)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait(20)
+
+
+@SIGNALS
+def test_a_sweep_of_other_workers_goes_on_without_whoever_followed_it(
+    environment: dict[str, str], tmp_path: Path, connection: psycopg.Connection, number: int
+) -> None:
+    with (
+        (tmp_path / "said").open("w+") as output,
+        (tmp_path / "errors").open("w+") as errors,
+        psycopg.connect(environment["DATABASE_URL"], application_name="sweep elsewhere"),
+    ):
+        sweep = _nursery.start("trader.cli.main", ["sweep", "holds:Holds", *COMMON], environment, output, errors)
+        try:
+            until(lambda: "8 sets to try" in (tmp_path / "said").read_text())
+            sweep.send_signal(number)
+            assert sweep.wait(60) == 130, (tmp_path / "errors").read_text()
+        finally:
+            sweep.kill()
+    assert (tmp_path / "errors").read_text() == (
+        "sweep 1 goes on by its other workers, 0 of 8 are done: tallydesk sweep resume 1 follows it, "
+        "tallydesk sweep stop 1 stops it\n"
+    )
+    assert connection.execute("SELECT state::text FROM sweep").fetchone() == ("running",)
 
 
 def until(ready: Callable[[], bool]) -> None:

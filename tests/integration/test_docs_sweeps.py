@@ -17,6 +17,8 @@ pytestmark = pytest.mark.any_server
 PAGE = ROOT / "docs" / "sweeps.md"
 BLOCKS = re.findall(r"```(sh|sql)\n(.*?)```\n(?:```\n(.*?)```\n)?", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 PICTURE = ROOT / "docs" / "images" / "sweep-stability.png"
+WRITE = os.environ.get("TALLYDESK_WRITE_DOCS") == "1"
+"""Whether what the commands say is written into the page, instead of compared with it."""
 HOURS = 365 * 24
 START = 1_704_067_200_000
 
@@ -51,13 +53,13 @@ def test_the_page_does_what_it_says(database: str, tmp_path: Path) -> None:
                 connection.execute(code)
                 continue
             said = "".join(_shell(line, environment, tmp_path) for line in code.splitlines())
-            if shown and os.environ.get("WRITE_DOCS") and tidy(said) != tidy(shown):
+            if shown and WRITE and tidy(said) != tidy(shown):
                 page = page.replace(f"{code}```\n```\n{shown}```", f"{code}```\n```\n{tidy(said)}\n```")
                 PAGE.write_text(page, encoding="utf-8")
                 shown = said
             assert not shown or tidy(said) == tidy(shown), code
         assert connection.execute("SELECT array_agg(id ORDER BY id) FROM sweep").fetchone() == ([1, 3],)
-    if os.environ.get("WRITE_DOCS"):
+    if WRITE:
         PICTURE.write_bytes((tmp_path / "stability.png").read_bytes())
     drawn, kept = (path.read_bytes()[16:24] for path in (tmp_path / "stability.png", PICTURE))
     assert drawn == kept, "width and height"

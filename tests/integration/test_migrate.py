@@ -69,7 +69,9 @@ def test_every_revision_has_its_two_files_and_no_file_is_left_over() -> None:
 
 
 def _objects(url: str) -> set[tuple[str, str]]:
-    """Relations, columns, types, values, checks, functions, triggers and grants in public, by kind and full name."""
+    """Relations, columns, types, values, checks, functions, triggers, grants and comments of relations in public, by
+    kind and full name.
+    """
     query = """
         SELECT relkind::text, relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
         UNION ALL
@@ -92,6 +94,11 @@ def _objects(url: str) -> set[tuple[str, str]]:
         SELECT 'grant', concat_ws(' ', c.relname, a.grantee::regrole, a.privilege_type)
           FROM pg_class c, aclexplode(c.relacl) a
          WHERE c.relnamespace = 'public'::regnamespace AND a.grantee <> c.relowner
+        UNION ALL
+        SELECT 'comment', concat_ws(' ', c.relname, a.attname, d.description)
+          FROM pg_description d JOIN pg_class c ON c.oid = d.objoid AND d.classoid = 'pg_class'::regclass
+          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
     """
     with psycopg.connect(url) as connection:
         return set(connection.execute(query).fetchall())

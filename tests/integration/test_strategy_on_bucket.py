@@ -43,6 +43,14 @@ class Calm(Strategy):
         context.state["calls"] = context.state.get("calls", 0) + 1
 
 
+class Signal(Strategy):
+    """In while the close is above 100."""
+    warm_up = 2
+
+    def signal(self, candles):
+        return (candles["close"] > 100).astype(float)
+
+
 class Other(Calm):
     pass
 
@@ -653,3 +661,49 @@ async def test_one_that_does_not_return_stops_itself_and_nobody_else(
     assert "stopped" not in await live.run("Hangs")
     for thread in threads:
         thread.cancel()
+
+
+async def becomes_a_signal(live: Live) -> None:
+    await live.db.execute("UPDATE strategy SET class = %s, params = '{}'", [f"{live.module}:Signal"])
+
+
+async def test_a_signal_that_meets_the_resting_orders_of_an_earlier_class_says_how_to_end_them(live: Live) -> None:
+    """They are not taken back unasked: one may guard what is held."""
+    await script(live, [["buy"]], [["sell", {"limit": 110}], ["sell", {"stop": 90.5}]])
+    await bought(live)
+    await step(live)
+    _, target, stop = await live.orders("Script")
+    await live.submit(target.id, "0.5", 110)
+    await becomes_a_signal(live)
+    for price in (99, 98):  # at every candle, until somebody has done it
+        told = await step(live, price)
+        [made] = (await live.decisions("Script"))[-1:]
+        assert (made.action, made.reason, (await live.row("Script")).error) == ("waits", told, told)
+    what, statement = told.split("; to end them: ")
+    assert what == (
+        f"waits for orders {target.id} (sell limit 110), {stop.id} (sell stop 90.5), which its class did not give and "
+        "which may rest for ever"
+    )
+    assert [order.status for order in (await live.orders("Script"))[1:]] == ["accepted", "waiting"]
+    await live.db.execute(statement)
+    assert await live.run("Script") == "1 order of it still open"
+    assert (await live.row("Script")).error is None  # on its way: nothing is left to do
+    await live.db.execute("UPDATE \"order\" SET status = 'canceled' WHERE id = %s", [target.id])
+    assert await live.run("Script") == "target 0: sell all of 0.5"
+    assert [order.status for order in await live.orders("Script")] == ["filled", "canceled", "canceled", "queued"]
+    await live.sound()
+
+
+async def test_a_signal_decides_when_the_resting_order_of_an_earlier_class_has_ended(live: Live) -> None:
+    await script(live, [["buy"]], [["sell", {"limit": 110}]])
+    await bought(live)
+    await step(live)
+    [_, target] = await live.orders("Script")
+    await live.submit(target.id, "0.5", 110)
+    await becomes_a_signal(live)
+    assert f"waits for order {target.id} (sell limit 110), which" in await step(live, 101)
+    await live.fill(target.id, "0.5", 110)
+    assert await live.run("Script") == "fresh cross to 1: buy for 105"
+    assert (await live.row("Script")).error is None
+    assert len(await live.orders("Script")) == 3
+    await live.sound()

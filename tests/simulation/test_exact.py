@@ -560,6 +560,42 @@ def test_who_may_not_create_databases_is_told_so(server: str, powerless: str) ->
         run_targets(powerless, drawn(1), np.ones(len(drawn(1))), parse_settings({}))
 
 
+@pytest.fixture
+def another(server: str, admin: psycopg.Connection) -> Iterator[str]:
+    """The URL of another user who may create databases, and no roles."""
+    admin.execute("CREATE ROLE exact_another LOGIN CREATEDB")
+    try:
+        yield server.replace("//tallydesk@", "//exact_another@")
+    finally:
+        owned = "SELECT datname FROM pg_database WHERE datdba = 'exact_another'::regrole"
+        for (name,) in admin.execute(owned).fetchall():
+            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        admin.execute("DROP ROLE exact_another")
+
+
+def test_each_user_has_a_template(server: str, another: str, admin: psycopg.Connection) -> None:
+    """One of another user can be neither copied nor dropped."""
+    if another == server:
+        pytest.skip("NOT RUN: this server's URL names another owner")
+
+    def templates() -> set[str]:
+        found = admin.execute("SELECT datname FROM pg_database").fetchall()
+        return {str(name) for (name,) in found if str(name).startswith(TEMPLATE)}
+
+    with throw_away(server):
+        first = templates()
+    with pytest.raises(DatabaseError, match=r"none may be made here: .* create role: .*ALTER ROLE \.\.\. CREATEROLE"):
+        run_targets(another, drawn(1), np.ones(len(drawn(1))), parse_settings({}))
+    assert templates() == first
+    for may in ("CREATEROLE", "NOCREATEROLE"):  # made, and copied
+        admin.execute(f"ALTER ROLE exact_another {may}")
+        with throw_away(another) as url, psycopg.connect(url) as made:
+            assert made.execute('SELECT count(*) FROM "order"').fetchone() == (0,)
+    assert templates() > first
+    with throw_away(server):
+        assert templates() > first
+
+
 def test_a_difference_is_named() -> None:
     bars, settings = drawn(2), parse_settings({"quantity_step": "0.001", "price_tick": "0.01"})
     targets = np.random.default_rng(2).choice([0.0, 1.0], len(bars))

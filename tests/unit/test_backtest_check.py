@@ -1,5 +1,6 @@
 """The check of look-ahead and warm-up: it catches wrong strategies, and passes the shipped ones on real candles."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,51 @@ class SinceTheBeginning(Simple):
 
 def test_one_that_depends_on_all_that_was_is_caught() -> None:
     assert wrong(SinceTheBeginning()).kind == "warm-up"
+
+
+class Settling(Simple):
+    """Above an exponential average. Any candle that crosses it rises, which two candles know as well as all."""
+
+    def __init__(self, warm_up: int, *, adjust: bool = True, below: bool = False) -> None:
+        super().__init__()
+        self.warm_up = warm_up
+        self.adjust, self.below = adjust, below
+
+    def inside(self, close: pd.Series) -> pd.Series:
+        average = close.ewm(span=200, adjust=self.adjust).mean()
+        return close < average if self.below else close > average
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("adjust", [False, True])
+@pytest.mark.parametrize("warm_up", [2, 20, 200])
+def test_an_average_that_has_not_settled_is_caught(warm_up: int, adjust: bool, below: bool) -> None:
+    candles, strategy = walk(20_000), Settling(warm_up, adjust=adjust, below=below)
+    finding = wrong(strategy, candles)
+    bar = finding.index
+    assert (finding.kind, finding.time) == ("warm-up", candles.index[bar])
+    assert finding.target == evaluate(strategy, candles.iloc[: bar + 1]).iloc[-1]
+    assert finding.instead == 1 - finding.target
+    assert finding.instead == evaluate(strategy, candles.iloc[bar + 1 - warm_up : bar + 1]).iloc[-1]
+    assert bar < 1_000  # not one of the last that show it
+    would_do = re.search(rf"with its warm-up of {warm_up}; ([0-9,]+) candles would do$", finding.text)
+    assert would_do is not None
+    assert 100 < int(would_do[1].replace(",", "")) < 3_000  # not only at this bar, where few more may do by chance
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("adjust", [False, True])
+def test_an_average_that_has_settled_passes(adjust: bool, below: bool) -> None:
+    report = check(Settling(2_000, adjust=adjust, below=below), walk(20_000))
+    assert report.proved, report
+    assert report.changes > 500
+
+
+def test_exactly_the_warm_up_is_tried_at_every_change() -> None:
+    """And at many bars between them."""
+    candles = walk(20_000)
+    report = check(SmaCross(CROSS), candles)
+    assert report.tried > report.changes > 1_000
 
 
 class Grudging(SmaCross):

@@ -191,6 +191,53 @@ def test_an_average_that_fades_passes_if_it_has_faded() -> None:
     assert "what it ordered was buy limit" in finding.text
 
 
+class Settling(Strategy):
+    """In above an exponential average. Any candle that crosses it rises, which two candles know as well as all."""
+
+    warm_up = 2  # type: ignore[assignment]
+
+    def __init__(self, warm_up: int, *, said: bool = False) -> None:
+        super().__init__()
+        self.warm_up = warm_up
+        self.said = said
+
+    def indicators(self, candles: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"average": candles["close"].ewm(span=100).mean()})
+
+    def on_bucket(self, context: OnBucketContext) -> float | None:
+        inside = context.close > context.now.average
+        if self.said:
+            return float(inside)
+        if inside and not context.quantity:
+            context.buy()
+        elif not inside and context.quantity:
+            context.sell()
+        return None
+
+
+@pytest.mark.parametrize("said", [False, True], ids=["orders", "targets"])
+@pytest.mark.parametrize("warm_up", [2, 20])
+def test_an_average_that_has_not_settled_is_caught(warm_up: int, said: bool) -> None:
+    strategy = Settling(warm_up, said=said)
+    finding = wrong(strategy, HOURS)
+    assert finding.kind == "warm-up"
+    assert finding.time == HOURS.index[finding.index]
+    assert f"with its warm-up of {warm_up}; " in finding.text
+    averages = [
+        strategy.indicators(HOURS.iloc[first : finding.index + 1]).average.iloc[-1]
+        for first in (0, finding.index + 1 - warm_up)
+    ]
+    close = HOURS.close.iloc[finding.index]
+    assert (close > averages[0]) != (close > averages[1])
+
+
+@pytest.mark.parametrize("said", [False, True], ids=["orders", "targets"])
+def test_an_average_that_has_settled_passes(said: bool) -> None:
+    report = check(Settling(1_000, said=said), walk(6_000))
+    assert report.proved, report
+    assert report.changes > 100
+
+
 # What is kept
 
 

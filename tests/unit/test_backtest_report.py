@@ -1,6 +1,7 @@
 """Pictures and reports: right numbers at right places, nothing from elsewhere, and readable in a browser."""
 
 import html
+import json
 import os
 import re
 import shutil
@@ -208,6 +209,45 @@ def test_a_browser_shows_the_report(tmp_path: Path) -> None:
     pixels = rows_of(picture)
     assert pixels.shape == (1900, 1280)
     assert len(np.unique(pixels[300:1800:10])) > 20  # not an empty page
+
+
+LOOK = """<!doctype html><body><iframe src="report.html" style="width:{width}px;height:4000px;border:0"></iframe>
+<script>
+onload = () => {{
+  const frame = document.querySelector("iframe"), page = frame.contentDocument, inside = frame.contentWindow
+  const box = (what) => page.querySelector(what).getBoundingClientRect()
+  const measures = [...page.querySelectorAll(".measures tr")].map((row) => row.getBoundingClientRect().height)
+  document.title = JSON.stringify({{
+    wide: page.documentElement.scrollWidth, room: inside.innerWidth, highest: Math.max(...measures),
+    letter: parseFloat(inside.getComputedStyle(page.querySelector(".tick")).fontSize) * box(".chart").width / 1120,
+  }})
+}}
+</script>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="NOT RUN: there is no chromium here to open the report in")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_can_be_read_on_a_phone(tmp_path: Path, width: int) -> None:
+    """Nothing is wider than the page, names without a space neither; a browser's own window is wider than a phone."""
+    run, _, _ = example()
+    assert run.made is not None
+    long = "x" * 200
+    made = replace(run.made, refused={FROM_THE_START: 3, long: 1})
+    write_report(
+        replace(run, made=made, strategy=long, params={long: long}, path=f"{long}:X"), tmp_path / "report.html"
+    )
+    (tmp_path / "look.html").write_text(LOOK.format(width=width), encoding="utf-8")
+    browse = [CHROMIUM, *HEADLESS, f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files"]
+    done = subprocess.run(
+        [*browse, "--window-size=1400,4000", "--dump-dom", (tmp_path / "look.html").as_uri()],
+        env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [told_] = re.findall("<title>(.*)</title>", done.stdout)
+    seen = json.loads(told_)
+    assert seen["wide"] <= seen["room"] == width
+    assert seen["letter"] > 10
+    assert seen["highest"] < 130  # no column of single words
 
 
 # The picture

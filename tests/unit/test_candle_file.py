@@ -1,9 +1,13 @@
+import contextlib
 import gzip
+import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from trader.bucket import read_file, timeframe_named
+from trader.bucket import contents, read_file, timeframe_named
 from trader.errors import InputError
 
 HEADER = "time_open_ms,open,high,low,close,volume\n"
@@ -152,3 +156,108 @@ def test_hours_given_as_minutes_are_noticed(tmp_path: Path) -> None:
 )
 def test_the_shared_files(name: str, timeframe: str, stamp: str, count: int) -> None:
     assert len(read_file(SHARED / f"{name}.csv.gz", timeframe_named(timeframe), stamp)) == count
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/null", "/dev/tty"])
+def test_a_device_is_not_read(device: str) -> None:
+    """Most never end."""
+    with pytest.raises(InputError, match=rf"^{device}: is a device: a regular file, a directory or a pipe is needed$"):
+        read_file(Path(device), MINUTE)
+
+
+def test_a_socket_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("x.csv")
+        with pytest.raises(InputError, match=r"x\.csv: is a socket: a regular file"):
+            read_file(Path("x.csv"), MINUTE)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    with path.open("wb") as file:
+        file.truncate(10**13)  # a hole: no room on the disk
+    with pytest.raises(InputError, match=r"x\.csv: is larger than 2000000000 bytes; split it"):
+        read_file(path, MINUTE)
+
+
+def test_a_pipe_that_nobody_writes_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "WRITER_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "x.csv")
+    for path in (tmp_path / "x.csv", tmp_path):  # by name, and as one file of a directory
+        with pytest.raises(InputError, match=r"x\.csv: is a pipe that nobody writes into"):
+            read_file(path, MINUTE)
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    """Also one that is opened before its writer."""
+    path = tmp_path / "x.csv"
+    os.mkfifo(path)
+
+    def write_in_parts() -> None:
+        with path.open("w") as file:  # returns as soon as the reader is there
+            file.write(HEADER)
+            file.flush()
+            file.writelines(line + "\n" for line in GOOD)
+
+    writer = threading.Thread(target=write_in_parts)
+    writer.start()
+    assert len(read_file(path, MINUTE)) == 3
+    writer.join()
+
+
+def test_a_pipe_without_a_name_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `... | tallydesk ... --file /dev/stdin` has it, and `<(...)` of a shell."""
+    monkeypatch.setattr(contents, "WRITER_SECONDS", 0)  # its writer is there, and thinks for longer than that
+    text = (HEADER + "\n".join(GOOD) + "\n").encode()
+    reading, writing = os.pipe()
+    pipe = os.fstat(reading).st_ino
+
+    def ends() -> int:
+        found = 0
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # the list's own
+                found += os.fstat(int(number)).st_ino == pipe
+        return found
+
+    def write_late() -> None:
+        while ends() < 3:  # until it is opened once more, to be read
+            pass
+        os.write(writing, text)
+        os.close(writing)
+
+    writer = threading.Thread(target=write_late)
+    writer.start()
+    try:
+        assert len(read_file(Path(f"/dev/fd/{reading}"), MINUTE)) == 3
+    finally:
+        writer.join()
+        os.close(reading)
+
+
+def test_a_pipe_that_is_empty(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(writing)
+    try:
+        with pytest.raises(InputError, match="holds no candles"):
+            read_file(Path(f"/dev/fd/{reading}"), MINUTE)
+    finally:
+        os.close(reading)
+
+
+def test_a_pipe_that_never_ends_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "LARGEST", 100_000)
+    path = tmp_path / "x.csv"
+    os.mkfifo(path)
+
+    def write_for_ever() -> None:
+        with path.open("wb", buffering=0) as file, contextlib.suppress(BrokenPipeError):
+            while True:
+                file.write(b"1" * 10_000)
+
+    writer = threading.Thread(target=write_for_ever)
+    writer.start()
+    with pytest.raises(InputError, match=r"x\.csv: is larger than"):
+        read_file(path, MINUTE)
+    writer.join(20)
+    assert not writer.is_alive()

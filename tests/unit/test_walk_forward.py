@@ -13,6 +13,7 @@ from pydantic import Field
 from trader.backtest.array import run
 from trader.backtest.data import bars_from_frame
 from trader.backtest.measures import measure
+from trader.backtest.result import FROM_THE_START, Refusal
 from trader.backtest.run import Frames, backtest
 from trader.backtest.settings import Settings, parse_settings
 from trader.backtest.trial import Task, try_set
@@ -143,6 +144,20 @@ def test_the_first_candle_of_a_test_may_be_a_fresh_cross_and_no_earlier_one_trad
     late = run(bars_from_frame(candles, "1d"), targets, PLAIN)
     with pytest.raises(InputError, match="before its test began"):
         cut(late, 6)
+
+
+@pytest.mark.parametrize("fill", ["next_open", "close"])
+def test_an_entry_that_a_test_does_not_take_at_its_first_open_is_told(fill: str) -> None:
+    """The target is above 0 before the test begins, with nothing in hand."""
+    candles, targets = frame([100, 101, 102, 103, 104, 105, 106, 107]), np.array([0.0, 0, 1, 1, 1, 0, 1, 1])
+    settings = PLAIN.model_copy(update={"fill": fill, "cost_min": Decimal(2000)})
+    wide = with_warm_up(slice(4, 8), 2, settings)
+    made = run(bars_from_frame(candles.iloc[wide], "1d"), targets[wide], settings, 2)
+    result = cut(made, 4 - wide.start)
+    assert [one.bar for one in result.refused] == [0, 2]
+    assert result.refused[0] == Refusal(0, FROM_THE_START)
+    assert len(result.refused) == len(made.refused)
+    assert not len(result.fills)
 
 
 def test_what_is_left_over_is_what_a_sale_would_bring_and_goes_on() -> None:

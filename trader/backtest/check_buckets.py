@@ -43,15 +43,17 @@ class BucketsCheck:
         """NaN: no target."""
         self.changes = self._first_run()
         self.bars = choice.bars(self.changes)
+        self.settled = choice.settled(self.changes)
         self.moments: dict[int, Moment] = {}
 
     def run(self) -> Report:
         """The searches, in the order in which a finding of one makes the next pointless."""
-        searches = (self._near_future, self._far_future, self._second_run, self._as_live, self._at_changes)
+        searches = (self._near_future, self._far_future, self._second_run, self._as_live, self._settled)
         finding = next((found for search in searches for found in search()), None)
         live = sum(map(self.choice.sees_less, self.bars.tolist()))
         findings = () if finding is None else (finding,)
-        return Report(findings, len(self.whole), len(self.changes), len(self.bars), live)
+        tried = len(np.union1d(self.bars, self.settled))
+        return Report(findings, len(self.whole), len(self.changes), tried, live)
 
     def _fresh(self) -> Strategy[Any]:
         return copy.deepcopy(self.choice.strategy)
@@ -78,7 +80,7 @@ class BucketsCheck:
 
     def _second_run(self) -> Iterator[Finding]:
         """Let another object trade the same; it writes down the calls that are tried."""
-        tried = set(self.bars.tolist())
+        tried = set(np.union1d(self.bars, self.settled).tolist())
         differing: list[tuple[int, float | None, float | None]] = []
 
         def recorded(on_bucket: Any, context: Context) -> float | None:
@@ -215,14 +217,18 @@ class BucketsCheck:
             for view, words in views:
                 yield from self._again(bar, view, words, self.windows)
 
-    def _at_changes(self) -> Iterator[Finding]:
-        """Exactly the warm-up, where it acts."""
-        for bar in np.intersect1d(self.bars, self.changes).tolist():
-            view = self.whole.until(bar).last(self.choice.warm_ups)
-            yield from self._again(bar, view, f"with its warm-up of {len(view):,}", self.choice.warm_ups)
+    def _settled(self) -> Iterator[Finding]:
+        """Exactly the warm-up: where it acts it must do the same, elsewhere it may leave out what it cannot know."""
+        changed = set(self.changes.tolist())
+        for bar in self.settled.tolist():
+            view, words = self.whole.until(bar).last(self.choice.warm_ups), "with its warm-up of "
+            words += f"{len(view):,}"
+            yield from self._again(bar, view, words, self.choice.warm_ups, acts=bar in changed)
 
-    def _again(self, bar: int, view: View, words: str, lengths: Mapping[str | None, int]) -> Iterator[Finding]:
-        """Make a call again; if it does something else, find out why."""
+    def _again(
+        self, bar: int, view: View, words: str, lengths: Mapping[str | None, int], *, acts: bool = True
+    ) -> Iterator[Finding]:
+        """Make a call again; if it does something else, find out why. One that does not act may do less, not more."""
         moment = self.moments.get(bar)
         if moment is None:
             return  # the second run went another way: that is a finding already
@@ -232,7 +238,7 @@ class BucketsCheck:
             yield self._unlike(bar, moment, lengths, f"{words} it stopped: {error}", None)
             return
         apart = difference(moment.action, said, CLOSE)
-        if apart is not None:
+        if apart is not None and (acts or _dares(said, moment.action)):
             yield self._unlike(bar, moment, lengths, (FEWER % words).format(**apart), said.target)
 
     def _replay(self, view: View, moment: Moment, place: int = -1) -> Action:
@@ -253,7 +259,7 @@ class BucketsCheck:
             for name, length in lengths.items():
                 if not self._agrees(self.whole.until(bar).last({name: length}), moment):
                     enough = self._enough(bar, moment, name, length)
-                    text += f"; {enough:,} candles" + (f" of {name}" if name else "") + " would do"
+                    text += f"; {enough:,} candles" + (f" of {name}" if name else "") + " would do here"
                     break
             else:
                 name = None
@@ -286,3 +292,8 @@ class BucketsCheck:
 
 def _said(target: float | None) -> str:
     return "none" if target is None else f"{target:g}"
+
+
+def _dares(said: Action, done: Action) -> bool:
+    """Whether it does something where nothing was done."""
+    return bool(said.orders or said.taken_back) or (said.target or 0) > 0 >= (done.target or 0)

@@ -1,7 +1,7 @@
 """The check of a strategy with a signal: it is computed again on other candles, and must say the same."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -28,6 +28,8 @@ TOLERANCE = 1e-9
 """Targets this close are equal."""
 PREFIXES = 8
 """How often all candles up to a bar are computed again."""
+OTHERS = 20
+"""Bars at which it is looked how many candles would do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +59,16 @@ class SignalCheck:
         # Not the first value that counts: what was before it is unknown, so it is no change.
         self.changes: Indices = np.flatnonzero(moved[choice.first :]) + choice.first + 1
         self.bars = choice.bars(self.changes)
+        self.settled = choice.settled(self.changes)
 
     def run(self) -> Report:
         """The searches, in the order in which a finding of one makes the next pointless."""
-        searches = (self._again, self._near_future, self._far_future, self._at_changes, self._as_live)
+        searches = (self._again, self._near_future, self._far_future, self._settled, self._as_live)
         finding = next((found for search in searches for found in search()), None)
         live = sum(map(self.choice.sees_less, self.bars.tolist()))
         findings = () if finding is None else (self._blamed(finding),)
-        return Report(findings, len(self.whole), len(self.changes), len(self.bars), live)
+        tried = len(np.union1d(self.bars, self.settled))
+        return Report(findings, len(self.whole), len(self.changes), tried, live)
 
     # What is tried
 
@@ -102,11 +106,21 @@ class SignalCheck:
             words = WHOLE_ALTERED % (self.choice.moment(cut - 1), how)
             yield from self._found(_Trial("future", view, self.targets[:cut], 0, 0, words))
 
-    def _at_changes(self) -> Iterator[Finding]:
-        """Exactly the warm-up, where the target changes."""
-        for bar in np.intersect1d(self.bars, self.changes).tolist():
+    def _settled(self) -> Iterator[Finding]:
+        """Exactly the warm-up: where the target changes it must say the same, elsewhere it may know less."""
+        unsettled = self._unsettled()
+        first = next(unsettled, None)
+        if first is not None:
+            others = [finding.index for finding in unsettled]
+            step = -(-len(others) // OTHERS) or 1
+            yield self._explained(first, self.choice.warm_ups, others[::step])
+
+    def _unsettled(self) -> Iterator[Finding]:
+        changed = set(self.changes.tolist())
+        for bar in self.settled.tolist():
             for finding in self._found(self._short(bar, self.choice.warm_ups)):
-                yield self._explained(finding, self.choice.warm_ups)
+                if bar in changed or finding.kind == "stopped" or _dares(finding):
+                    yield finding
 
     def _as_live(self) -> Iterator[Finding]:
         """What a live run sees, alone and with another past."""
@@ -213,8 +227,10 @@ class SignalCheck:
         )
         return _Trial("warm-up", view, targets, bar, len(view) - 1, FEWER % second)
 
-    def _explained(self, finding: Finding, too_few: Mapping[str | None, int]) -> Finding:
-        """A finding of the warm-up, with the number of candles that would do; if the future is the cause, one of it."""
+    def _explained(self, finding: Finding, too_few: Mapping[str | None, int], others: Sequence[int] = ()) -> Finding:
+        """A finding of the warm-up, with the number of candles that would do, at other bars that show it, too; if the
+        future is the cause, one of it.
+        """
         bar = finding.index
         future = self._judge(self._prefix(bar + 1))
         if future is not None:
@@ -222,9 +238,10 @@ class SignalCheck:
         if finding.kind != "warm-up":
             return finding
         for name, length in too_few.items():
-            alone = self._judge(self._short(bar, {name: length}))
-            if alone is not None:
-                what = f"{self._enough(bar, name, length):,} candles" + (f" of {name}" if name else "")
+            alone = [at for at in (bar, *others) if self._judge(self._short(at, {name: length})) is not None]
+            if bar in alone:
+                enough = max(self._enough(at, name, length) for at in alone)
+                what = f"{enough:,} candles" + (f" of {name}" if name else "")
                 return replace(finding, text=f"{finding.text}; {what} would do", input=name)
         return finding
 
@@ -236,3 +253,8 @@ class SignalCheck:
             agree = self._judge(self._short(bar, {name: middle})) is None
             too_few, enough = (too_few, middle) if agree else (middle, enough)
         return enough
+
+
+def _dares(finding: Finding) -> bool:
+    """Whether it is in with fewer candles, and out with all."""
+    return finding.target is not None and finding.instead is not None and finding.instead > 0 >= finding.target

@@ -15,6 +15,9 @@ ROWS = 2_000_000
 """About so many candles are computed again: with a long warm-up fewer bars are tried,"""
 FEWEST = 24
 """but so many at least."""
+CHANGES, BETWEEN = 1_500, 500
+"""Bars at which exactly the warm-up is tried, which is little work for each: those at which it acts (all, if there are
+no more), and such all over."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,18 @@ class Choice:
         """The bars to try, oldest first."""
         rows = sum(self.windows.values())
         most = min(1.0, max(FEWEST, ROWS // (6 * rows)) / (FIRST + SPREAD + ANYWHERE))
-        spread = np.linspace(0, len(changes) - 1, int(SPREAD * most)).round().astype(np.int64)
+        spread = _spread(0, len(changes) - 1, int(SPREAD * most))
         chosen = changes[spread] if len(changes) else changes
         anywhere = self.rng.integers(self.first, len(self.whole), int(ANYWHERE * most))
         return np.unique(np.concatenate((changes[: int(FIRST * most)], chosen, anywhere)))
+
+    def settled(self, changes: Indices) -> Indices:
+        """The bars at which exactly the warm-up is tried, oldest first: many, and nothing of them is chance."""
+        rows = sum(self.warm_ups.values())
+        most = min(1.0, max(FEWEST, ROWS // rows) / (CHANGES + BETWEEN))
+        acting = changes[_spread(0, len(changes) - 1, min(len(changes), int(CHANGES * most)))]
+        between = _spread(self.first, len(self.whole) - 1, int(BETWEEN * most))
+        return np.unique(np.concatenate((changes[: int(FIRST * most)], acting, between)))
 
     def cuts(self, bars: Indices, number: int) -> list[int]:
         """Lengths of prefixes that end right after bars that are tried, spread evenly, and not with the last."""
@@ -61,3 +72,7 @@ class Choice:
     def moment(self, bar: int) -> str:
         """When a bar closed, for people."""
         return f"{self.whole.candles.index[bar]:%Y-%m-%d %H:%M}"
+
+
+def _spread(first: int, last: int, number: int) -> Indices:
+    return np.linspace(first, last, number).round().astype(np.int64)

@@ -19,6 +19,7 @@ PREFIX = "tallydesk_exact"
 TEMPLATE = f"{PREFIX}_template"
 ABANDONED_SECONDS = 3600
 """A throw-away database this old in which nobody is was left behind by a run that was killed."""
+OWN = "an exact backtest runs in a database of its own, and none may be made here"
 _NAME = re.compile(rf"{PREFIX}_(\d+)_[0-9a-f]+")
 
 # Only for a database that is dropped anyway. A commit need not wait for the disk; and one run asks the same few hundred
@@ -32,7 +33,7 @@ def throw_away(server: str) -> Iterator[str]:
     """The URL of a database with the whole schema and nothing in it, on the server of the URL `server`.
 
     It is dropped when the block ends, also by an error or Ctrl-C. What a killed run left is dropped by the next one.
-    Raises Unreachable, or DatabaseError if the user of the URL may not create databases.
+    Raises Unreachable, or DatabaseError if the user of the URL may not create databases, or the roles that each has.
     """
     name = f"{PREFIX}_{int(time.time())}_{uuid.uuid4().hex[:8]}"
     with _session(server) as session:
@@ -61,8 +62,7 @@ def _session(server: str) -> Iterator[psycopg.Connection]:
             yield session
         except InsufficientPrivilege as error:
             raise DatabaseError(
-                f"an exact backtest runs in a database of its own, and none may be made here ({first_line(error)}): "
-                "ALTER ROLE ... CREATEDB, or use the embedded server"
+                f"{OWN} ({first_line(error)}): ALTER ROLE ... CREATEDB, or use the embedded server"
             ) from None
 
 
@@ -77,22 +77,40 @@ def _make(session: psycopg.Connection, server: str, name: str) -> None:
 
 
 def _template(session: psycopg.Connection, server: str) -> str:
-    """The name of a migrated, empty database to copy: made once for each version of the schema, and then kept."""
-    name = f"{TEMPLATE}_{head()}"
-    if not _there(session, name):
-        for (old,) in session.execute("SELECT datname FROM pg_database").fetchall():
-            if str(old).startswith(TEMPLATE):
-                _drop(session, str(old))
-        half = f"{TEMPLATE}_half"
+    """The name of a migrated, empty database to copy: made once for each version of the schema, and then kept.
+
+    Each user has one: PostgreSQL lets nobody copy or drop a database of another's, and the tables in it are the
+    other's, too.
+    """
+    user, mine = _mine(session)
+    name = f"{TEMPLATE}_{user}_{head()}"
+    if name not in mine:
+        for old in mine:
+            _drop(session, old)
+        half = f"{TEMPLATE}_{user}_half"
         session.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(half)))
-        upgrade(_with_database(server, half))
+        _migrate(session, server, half)
         rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
         session.execute(rename.format(sql.Identifier(half), sql.Identifier(name)))
     return name
 
 
-def _there(session: psycopg.Connection, name: str) -> bool:
-    return session.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount > 0
+def _migrate(session: psycopg.Connection, server: str, half: str) -> None:
+    """Make the tables of a template; without them it is of no use, and goes."""
+    try:
+        upgrade(_with_database(server, half))
+    except DatabaseError as error:
+        _drop(session, half)
+        if isinstance(error, Unreachable):
+            raise
+        raise DatabaseError(f"{OWN}: {error}") from None
+
+
+def _mine(session: psycopg.Connection) -> tuple[int, list[str]]:
+    """The user's number, and the templates that are the user's."""
+    ((user,),) = session.execute("SELECT oid::int8 FROM pg_roles WHERE rolname = current_user").fetchall()
+    rows = session.execute("SELECT datname FROM pg_database WHERE datdba = %s", [user]).fetchall()
+    return user, [name for (name,) in rows if name.startswith(TEMPLATE)]
 
 
 def _drop_abandoned(session: psycopg.Connection) -> None:

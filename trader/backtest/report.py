@@ -172,15 +172,20 @@ def _charts(run: Run, made: Made) -> str:
             '<i style="background:var(--good);height:9px"></i>bought '
             '<i style="background:var(--bad);height:9px"></i>sold'
             f"{fewer} {shaded}</p>",
-            chart("price and trades", times, [price], 330, marks=_marks(made), missing=missing),
+            _scrolled(chart("price and trades", times, [price], 330, marks=_marks(made), missing=missing)),
             f"<h2>{'Worth of 100 that were paid in' if wide else 'Return'}</h2>",
             '<p class="legend"><i style="background:var(--run)"></i>this run '
             '<i style="background:var(--beside)"></i>bought once and held</p>',
-            chart("return", times, lines, 290, unit="" if wide else " %", missing=missing),
+            _scrolled(chart("return", times, lines, 290, unit="" if wide else " %", missing=missing)),
             "<h2>Below the peak</h2>",
-            chart("below the peak", times, [falls], 170, unit=" %", filled=True, missing=missing),
+            _scrolled(chart("below the peak", times, [falls], 170, unit=" %", filled=True, missing=missing)),
         ]
     )
+
+
+def _scrolled(picture: str) -> str:
+    """Where it is wider than the page, it is scrolled, and not the page."""
+    return f'<div class="scroll">{picture}</div>'
 
 
 def _marks(made: Made) -> list[Mark]:
@@ -261,7 +266,8 @@ def _measures(made: Made) -> str:
     level = f"{100 * made.confidence['level']:g} % of draws" if made.confidence else ""
     rows = [
         f'<tr><td>{word.label}</td><td class="n">{told(word, made.measures[word.name])}</td>'
-        f'<td class="n">{interval(made.confidence, word)}</td><td class="n">{of_holding(made.held, word)}</td>'
+        f'<td class="n" data-of="{level}">{interval(made.confidence, word)}</td>'
+        f'<td class="n" data-of="bought and held">{of_holding(made.held, word)}</td>'
         f"<td>{escape(word.meaning)}</td></tr>"
         for word in WORDS
     ]
@@ -277,7 +283,7 @@ def _measures(made: Made) -> str:
         + "</p>"
     )
     return (
-        f'<h2>Measures</h2>\n<div class="scroll"><table><tr><th>measure</th><th class="n">value</th>'
+        f'<h2>Measures</h2>\n<div class="scroll"><table class="measures"><tr><th>measure</th><th class="n">value</th>'
         f'<th class="n">{level}</th><th class="n">bought and held</th><th>meaning</th></tr>{"".join(rows)}'
         f"</table></div>\n{note}"
     )
@@ -326,7 +332,7 @@ def _refused(made: Made) -> str:
         f'<tr><td class="n">{count:,}</td><td>{escape(reason)}</td></tr>' for reason, count in made.refused.items()
     )
     head = '<tr><th class="n">how many</th><th>why</th></tr>'
-    return f"<h2>Orders not filled, entries not taken</h2>\n<table>{head}{rows}</table>"
+    return f'<h2>Orders not filled, entries not taken</h2>\n<div class="scroll"><table>{head}{rows}</table></div>'
 
 
 def _made_of(run: Run) -> str:

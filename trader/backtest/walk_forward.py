@@ -87,7 +87,8 @@ def cut(result: Result, start: int) -> Result:
     columns = {name: getattr(result.fills, name) for name in Fills.__dataclass_fields__}
     fills = Fills(**columns | {"bar": result.fills.bar - start, "decided": result.fills.decided - start})
     states = States(np.maximum(0, result.states.bar - start), result.states.cash, result.states.holding)
-    refused = tuple(Refusal(one.bar - start, one.reason) for one in result.refused if one.bar >= start)
+    # What is decided at the close right before is filled at the first open: it is the test's, as its fill would be.
+    refused = tuple(Refusal(max(0, one.bar - start), one.reason) for one in result.refused if one.bar >= start - 1)
     flows = tuple((max(0, bar - start), amount) for bar, amount in result.flows)
     return Result(result.bars[start:], result.settings, fills, states, flows, result.equity[start:], refused)
 

@@ -2,6 +2,9 @@
 
 import gzip
 import io
+import os
+import select
+import stat
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,14 +16,14 @@ from trader.errors import InputError
 
 SUFFIXES = (".csv", ".csv.gz", ".zip", ".json", ".json.gz", ".parquet", ".feather")
 """What is taken from a directory."""
+TOO_LARGE = f"is larger than {LARGEST} bytes; split it"
+WRITER_SECONDS = 5
+"""How long a pipe may have no writer: it is often opened before whoever writes into it."""
 
 
 def read_contents(path: Path) -> list[Raw]:
     """What the file holds: one, or one for each file in a zip. Raises InputError naming the file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    data = _bytes(path)
     if data[:4] == b"PK\3\4":
         return [_read(inner, f"{path}, {name}", "zip of ") for name, inner in _unzip(path, data)]
     if data[:2] == b"\x1f\x8b":
@@ -30,9 +33,49 @@ def read_contents(path: Path) -> list[Raw]:
     return [_read(data, str(path), "")]
 
 
+def _bytes(path: Path) -> bytes:
+    """All of a file or a pipe. Devices are not read: most of them never end."""
+    try:
+        found = path.stat()
+        if stat.S_ISFIFO(found.st_mode):
+            data = _piped(path)
+        elif not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path}: is a {_kind(found.st_mode)}: a regular file, a directory or a pipe is needed")
+        elif found.st_size > LARGEST:
+            raise InputError(f"{path}: {TOO_LARGE}")
+        else:
+            with path.open("rb") as file:
+                data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(data) > LARGEST:
+        raise InputError(f"{path}: {TOO_LARGE}")
+    return data
+
+
+def _kind(mode: int) -> str:
+    return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "socket" if stat.S_ISSOCK(mode) else "no file"
+
+
+def _piped(path: Path) -> bytes:
+    """What is written into a pipe until its writers are gone; InputError if there are none.
+
+    A named pipe is opened without waiting: else that would last until a writer comes, maybe for ever.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+        waiting = select.poll()
+        waiting.register(file, select.POLLIN)
+        # None: there are writers, and they take their time.
+        head = b"" if waiting.poll(WRITER_SECONDS * 1_000) else file.read(1)
+        if head == b"" and not waiting.poll(0):
+            raise InputError(f"{path}: is a pipe that nobody writes into")
+        os.set_blocking(file.fileno(), True)
+        return (head or b"") + io.BufferedReader(file).read(LARGEST + 1)
+
+
 def _read(data: bytes, where: str, wrapped: str) -> Raw:
     if len(data) > LARGEST:
-        raise InputError(f"{where}: is larger than {LARGEST} bytes; split it")
+        raise InputError(f"{where}: {TOO_LARGE}")
     if data[:4] == b"PAR1":
         return read_arrow(data, where, "Parquet")
     if data[:6] == b"ARROW1":

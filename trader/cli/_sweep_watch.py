@@ -82,8 +82,25 @@ async def stopped(connection: "Connection", sweep_id: int, here: int = 0) -> str
     return f"sweep {sweep_id} is stopped, {done}: {resume_command(sweep_id, here)} goes on"
 
 
+async def left(connection: "Connection", sweep_id: int) -> str:
+    """That a sweep goes on without whoever followed it, how far it is, and how it is followed or stopped."""
+    from trader.db import fetch_one
+
+    look = await fetch_one(connection, LOOK, [sweep_id])
+    done = f"{look.done:,} of {look.total:,} are done"
+    if look.state != "running":
+        return f"sweep {sweep_id} is {look.state}, {done}: tallydesk sweep show {sweep_id} shows it"
+    others = await workers_alive(connection)
+    goes_on = "goes on by its other workers" if others else "waits for workers (tallydesk sweep worker)"
+    how = f"{resume_command(sweep_id, 0)} follows it, tallydesk sweep stop {sweep_id} stops it"
+    return f"sweep {sweep_id} {goes_on}, {done}: {how}"
+
+
 async def follow(connection: "Connection", settings: "Settings", sweep_id: int, here: int) -> Any:
-    """Follow a sweep to its end; its last look. Ctrl-C stops it. TallydeskError: its own workers cannot work."""
+    """Follow a sweep to its end; its last look. TallydeskError: its own workers cannot work.
+
+    To be told to stop stops a sweep that has workers `here`, which end; without, others go on with it.
+    """
     from trader.children import Children
 
     children = Children(settings)
@@ -98,9 +115,10 @@ async def follow(connection: "Connection", settings: "Settings", sweep_id: int, 
         try:
             return await _watch(connection, sweep_id, children, bar)
         except asyncio.CancelledError:
-            if await stop(connection, sweep_id):
-                bar.end()
-                print(await stopped(connection, sweep_id, here), file=sys.stderr)
+            bar.end()
+            ours = here and await stop(connection, sweep_id)
+            told = await stopped(connection, sweep_id, here) if ours else await left(connection, sweep_id)
+            print(told, file=sys.stderr)
             raise
 
 

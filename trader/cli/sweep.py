@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from trader.cli._json import parse_object
 from trader.cli._moment import moment
 from trader.cli._session import session
+from trader.cli._signal import until_told
 from trader.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def run_(
     plot: PlotOption = None,
     of: OfOption = "",
 ) -> None:
-    """Search for parameters, and show the best. Ctrl-C stops it; nothing that was done is lost.
+    """Search for parameters, and show the best. Ctrl-C stops it, or leaves it to the workers that are not of this
+    command; nothing that was done is lost.
 
     Example: tallydesk sweep run strategies.sma_cross:SmaCross --market binance:BTC/USDT --timeframe 1h
     --grid fast=2..20:2 --grid slow=30..120:10 --random 50 --seed 1 --workers-here 2 --plot stability.png --of fast,slow
@@ -95,7 +97,7 @@ def run_(
         sampler=optuna or None, trials=trials, seed=seed, generation_size=generation, chunk_size=chunk,
         objective=objective, folds=walk_forward, train=train, embargo=embargo, anchored=anchored,
     )  # fmt: skip
-    asyncio.run(_run(plan, workers_here, wait, best, plot, _names(of)))
+    until_told(_run(plan, workers_here, wait, best, plot, _names(of)))
 
 
 def _moment(option: str, text: str) -> datetime | None:
@@ -170,7 +172,7 @@ def resume(number: NumberArgument, workers_here: HereOption = 0, best: BestOptio
 
     Example: tallydesk sweep resume 3 --workers-here 2
     """
-    asyncio.run(_resume(number, workers_here, best))
+    until_told(_resume(number, workers_here, best))
 
 
 async def _resume(number: int, here: int, best: int) -> None:
