@@ -195,8 +195,14 @@ class Engine(Generic[N]):
         ticket.left, ticket.reserved = whole.quantity, whole.spent
 
     def _holds(self) -> bool:
-        """Whether more is held than dust: a trailing stop that is given with an entry counts from its fill on."""
+        """Whether more is held than dust."""
         return self.arithmetic.least_price(self.book.holding) != INFINITE
+
+    def _meets(self, ticket: Ticket) -> bool:
+        """Whether an order looks at the market: a sale with a price waits for more than dust, as it does live."""
+        if not ticket.alive or ticket.side == "buy":
+            return ticket.alive
+        return bool(self.book.holding) if ticket.kind == "market" else self._holds()
 
     def _wanted(self, ticket: Ticket, price: N) -> Trade[N] | None:
         """All of a buy at a price, its fee that of a taker; None: it cannot be paid, or is too small."""
@@ -222,10 +228,10 @@ class Engine(Generic[N]):
         self.entered_inside = False
         held_before = self._holds()
         for ticket in tuple(self.context.orders):
-            if ticket.alive and (ticket.side == "buy" or self.book.holding):
+            if self._meets(ticket):
                 self._at_open(ticket, index, opened, volume)
         for ticket in sorted(self.context.orders, key=_rank):
-            if ticket.alive and (ticket.side == "buy" or self.book.holding):
+            if self._meets(ticket):
                 self._inside(ticket, index, high, low, volume)
         for ticket in self.context.orders:
             if ticket.kind == "trail" and self._holds():
@@ -364,7 +370,7 @@ class Engine(Generic[N]):
         for ticket in self.context.orders:
             if ticket.kind == "market":
                 return INFINITE, -INFINITE
-            if ticket.side == "sell" and not self.book.holding:
+            if ticket.side == "sell" and not self._holds():
                 continue  # it waits for a buy
             if ticket.trail is not None:
                 below, above = max(below, self._trigger(ticket)), min(above, ticket.peak)
