@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MONEY = """
-SELECT s.stake, s.stake_unit = '%%' AS in_percent, m.quantity_min, m.quantity_step, m.cost_min,
-       greatest(m.maker_fee, m.taker_fee) AS fee, a.price_margin,
+SELECT s.stake, s.stake_unit = '%%' AS in_percent, m.price_tick, m.quantity_min, m.quantity_step,
+       m.cost_min, greatest(m.maker_fee, m.taker_fee) AS fee, a.price_margin,
        coalesce(q.total - q.held, 0) AS free, coalesce(b.total, 0) AS holding,
        p.cost / nullif(p.quantity, 0) AS average_cost,
        (SELECT count(*) FROM open_order o WHERE (o.strategy_id, o.account_id) = (s.id, s.account_id)) AS open_orders

@@ -21,7 +21,6 @@ from jobs.strategy.order import NOTHING, Open, Plan, plan_of
 from jobs.strategy.state import Memory, recall
 from trader.backtest.ticket import Context, Ticket
 from trader.db import Connection, fetch_one
-from trader.errors import InputError
 from trader.strategy import (
     Made,
     Minimums,
@@ -53,26 +52,6 @@ class Wish:
     inputs_hash: bytes
     orders: tuple[Open, ...]
     """Its open orders, as it saw them."""
-
-
-class LiveContext(Context):
-    """That of a backtest, where no order trails."""
-
-    def sell(
-        self,
-        *,
-        quantity: float | None = None,
-        limit: float | None = None,
-        stop: float | None = None,
-        trail: float | None = None,
-    ) -> Ticket:
-        """Sell what is held, or `quantity` of it. InputError for a `trail`: the desk has no order that trails."""
-        if trail is not None:
-            raise InputError(
-                f"sell order: trail is {trail!r}: live no order trails; keep the highest price in context.state, and "
-                "sell, or take the stop back and give a higher one"
-            )
-        return super().sell(quantity=quantity, limit=limit, stop=stop)
 
 
 async def call(connection: Connection, row: Any, loaded: Loaded, window: Window, orders: tuple[Open, ...]) -> Wish:
@@ -132,11 +111,11 @@ def _silent(waiting: Sequence[Open]) -> str:
 
 def _context(
     loaded: Loaded, window: Window, memory: Memory, money: Any, orders: tuple[Open, ...], made: Callable[[], Made]
-) -> tuple[LiveContext, dict[Ticket, Open]]:
+) -> tuple[Context, dict[Ticket, Open]]:
     """What it sees, and which of the tickets in it are which order."""
     bars, table = window.bars, indicators_of(loaded.strategy, window.own.candles, window.frames)
     columns = {str(name): table[name].to_numpy() for name in table.columns}
-    context = LiveContext(bars, columns, loaded.warm_up, made)
+    context = Context(bars, columns, loaded.warm_up, made)
     context.index, context.milliseconds = len(bars) - 1, int(bars.time[-1])
     for name in ("open", "high", "low", "close", "volume"):
         setattr(context, name, float(getattr(bars, name)[-1]))

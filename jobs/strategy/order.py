@@ -17,6 +17,7 @@ from trader.errors import InputError
 from trader.exchange.protocol import Side
 from trader.sizing import LEAST, floor_to, plain
 from trader.strategy import Minimums
+from trader.trail import trigger_at
 
 MOST = Decimal("1e20")
 MOST_ORDERS = 20
@@ -27,10 +28,12 @@ NOTHING = "no order"
 LONGEST_LINE = 20
 """Of orders that took one another's place: each looks at all before it, so after so many a new line begins."""
 
+# trigger_price: that of a trailing stop moves by itself, which is no change that a class need be asked about again.
 # on_its_way: it is being sent or taken back, so nobody knows yet what it will do. taken: what is taken off an order in
 # its place, as order_due() does.
 OPEN = """
-SELECT o.id, o.side::text, o.quantity, o.limit_price, o.trigger_price,
+SELECT o.id, o.side::text, o.quantity, o.limit_price,
+       CASE WHEN o.trail IS NULL THEN o.trigger_price END AS trigger_price, o.trail,
        CASE WHEN o.parent_id IS NULL THEN o.filled_quantity + l.filled ELSE
          (SELECT sum(g.filled_quantity) FROM "order" g
            WHERE g.parent_id = o.parent_id AND (g.market_id, g.side) = (o.market_id, o.side)) END AS taken, l.line,
@@ -72,10 +75,10 @@ SELECT (SELECT id FROM "order" WHERE strategy_id = %(id)s AND market_id = %(mark
 """
 
 PLACE = """
-INSERT INTO "order" (strategy_id, market_id, side, type, quantity, limit_price, trigger_price, trigger_when, after_id,
-                     parent_id, replaces_id, bucket_time, bucket_part)
+INSERT INTO "order" (strategy_id, market_id, side, type, quantity, limit_price, trigger_price, trigger_when, trail,
+                     after_id, parent_id, replaces_id, bucket_time, bucket_part)
 VALUES (%(id)s, %(market_id)s, %(side)s::order_side, %(type)s::order_type, %(quantity)s, %(limit)s, %(stop)s,
-        %(when)s::trigger_when, %(after)s, %(parent)s, %(replaces)s, %(newest)s, %(part)s)
+        %(when)s::trigger_when, %(trail)s, %(after)s, %(parent)s, %(replaces)s, %(newest)s, %(part)s)
 RETURNING id
 """
 
@@ -89,6 +92,8 @@ class Open:
     quantity: Decimal | None
     limit_price: Decimal | None
     trigger_price: Decimal | None
+    trail: Decimal | None
+    """A trailing stop's, which has no trigger price here."""
     taken: Decimal
     """What an order in its place will not trade any more."""
     line: int
@@ -102,7 +107,7 @@ class Open:
 
     def ticket(self) -> Ticket:
         """The order as a strategy sees it."""
-        prices = (self.quantity, self.limit_price, self.trigger_price)
+        prices = (self.quantity, self.limit_price, self.trigger_price, self.trail)
         return Ticket(self.side, -1, *(None if value is None else float(value) for value in prices))
 
 
@@ -114,6 +119,9 @@ class New:
     quantity: Decimal | None
     limit: Decimal | None
     stop: Decimal | None
+    trail: Decimal | None = None
+    begins: Decimal | None = None
+    """Where the trigger price of a trailing stop stands at first. None: its buy's fills will say."""
     replaces: int | None = None
     """The order at the venue whose funds it needs: it goes when that one has ended."""
     after: int | None = None
@@ -124,7 +132,8 @@ class New:
     def __str__(self) -> str:
         many = "" if self.quantity is None else f" {plain(self.quantity)}"
         what = f"{self.side}{many or (' for its stake' if self.side == 'buy' else ' all')}"
-        prices = [f" {name} {plain(value)}" for name, value in (("stop", self.stop), ("limit", self.limit)) if value]
+        terms = (("stop", self.stop), ("limit", self.limit), ("trail", self.trail))
+        prices = [f" {name} {plain(value)}" for name, value in terms if value]
         later = f" in place of order {self.replaces}" if self.replaces else ""
         return what + "".join(prices) + later + (" after the buy" if self.follows or self.after else "")
 
@@ -198,7 +207,10 @@ def plan_of(wanted: Sequence[Ticket], known: Mapping[Ticket, Open], money: Any, 
 
 
 def _new(ticket: Ticket) -> New:
-    return New(ticket.side, _amount(ticket, "quantity"), _amount(ticket, "limit"), _amount(ticket, "stop"))
+    trail = _amount(ticket, "trail")
+    if trail is not None and trail >= 1:  # a float just below it
+        raise InputError(f"{ticket.side} order: trail is {ticket.trail!r}: below 1 in fifteen digits is allowed")
+    return New(ticket.side, _amount(ticket, "quantity"), _amount(ticket, "limit"), _amount(ticket, "stop"), trail)
 
 
 def _amount(ticket: Ticket, name: str) -> Decimal | None:
@@ -220,13 +232,18 @@ def _sales(
     """Sales of what is held (dust is nothing), or of what a buy will bring; and how many there are of nothing."""
     sales = [_new(ticket) for ticket in given if ticket.side == "sell"]
     if Minimums(money.quantity_min, money.quantity_step, money.cost_min).sellable(money.holding, price):
-        return sales, 0
+        return [sale if sale.trail is None else _trailing(sale, sale.trail, money, price) for sale in sales], 0
     if buys:
         return [replace(sale, follows=True) for sale in sales], 0
     waiting = [order.id for order in kept if order.side == "buy"]
     if waiting:
         return [replace(sale, after=waiting[-1]) for sale in sales], 0
     return [], len(sales)
+
+
+def _trailing(sale: New, trail: Decimal, money: Any, price: Decimal) -> New:
+    """A trailing stop of what is held already: as in a backtest it follows from the close on at which it was given."""
+    return replace(sale, begins=trigger_at("sell", trail, price, money.price_tick))
 
 
 def _check_sales(news: Sequence[New], kept: Sequence[Open]) -> None:
@@ -306,7 +323,8 @@ def _parent(new: New, after: int | None, entry: int | None) -> int | None:
         return None
     if after is not None:
         return after
-    return entry if new.limit is not None or new.stop is not None else None
+    waits = new.limit is not None or new.stop is not None or new.trail is not None
+    return entry if waits else None
 
 
 def _columns(new: New, after: int | None, parent: int | None, part: int) -> dict[str, Any]:
@@ -315,7 +333,8 @@ def _columns(new: New, after: int | None, parent: int | None, part: int) -> dict
         "type": "market" if new.limit is None else "limit",
         "quantity": new.quantity,
         "limit": new.limit,
-        "stop": new.stop,
+        "stop": new.stop if new.trail is None else new.begins,
+        "trail": new.trail,
         "when": None if new.stop is None else ("rises" if new.side == "buy" else "falls"),
         "after": after,
         "parent": parent,

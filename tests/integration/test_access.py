@@ -19,6 +19,7 @@ MAY_USER = [
     "UPDATE orders SET cancel_requested_at = now() WHERE status = 'queued'",
     'INSERT INTO "order" (strategy_id, type, side, market_id, limit_price, time_in_force, trigger_price, trigger_when)'
     " VALUES (1, 'limit', 'buy', 1, 9, 'IOC', 9, 'rises')",
+    "INSERT INTO \"order\" (strategy_id, type, side, market_id, trail) VALUES (1, 'market', 'sell', 1, 0.05)",
     "INSERT INTO orders (strategy, type, side, market, after_id, parent_id)"
     " SELECT 's', 'market', 'sell', 'sim:BTC/USDT', id, id FROM orders WHERE type = 'market'",
     "UPDATE \"order\" SET cancel_requested_at = now() WHERE status = 'queued'",
@@ -41,6 +42,7 @@ MAY_NOT_USER = [
     'UPDATE "order" SET quantity = 1',
     'DELETE FROM "order"',
     'UPDATE "order" SET triggered_at = now()',
+    'UPDATE "order" SET trail = 0.1',
     "INSERT INTO \"order\" (strategy_id, type, side, market_id, triggered_at) VALUES (1, 'market', 'buy', 1, now())",
     "INSERT INTO \"order\" (strategy_id, type, side, market_id, status) VALUES (1, 'market', 'buy', 1, 'queued')",
     "INSERT INTO \"order\" (strategy_id, type, side, market_id, account_id) VALUES (1, 'market', 'buy', 1, 2)",

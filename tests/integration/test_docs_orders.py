@@ -10,7 +10,7 @@ TEXT = (Path(__file__).resolve().parents[2] / "docs" / "orders.md").read_text(en
 
 def test_the_examples_are_orders(books: Books) -> None:
     examples = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     books.strategy("momentum", deposit=1000)
     for example in examples:
         for statement in example.replace("binance:", "sim:").split(";\n"):
@@ -23,6 +23,7 @@ def test_the_examples_are_orders(books: Books) -> None:
         ("sell", "market", "waiting", None, "falls"),
         ("sell", "limit", "waiting", "GTC", "falls"),
         ("buy", "market", "waiting", None, "rises"),
+        ("sell", "market", "waiting", None, None),
         ("buy", "market", "queued", None, None),
         ("sell", "limit", "waiting", "GTC", None),
         ("sell", "market", "waiting", None, "falls"),

@@ -34,6 +34,7 @@ def insert(row: dict[str, Any]) -> tuple[str, list[Any]]:
         LIMIT | {"time_in_force": "PO"},
         MARKET | {"trigger_price": "40000"},
         LIMIT | {"trigger_price": "40000", "trigger_when": "falls", "time_in_force": "FOK"},
+        MARKET | {"trail": "0.05"},
     ],
     ids=lambda row: "-".join(f"{key}={value}" for key, value in row.items() if key != "strategy"),
 )
@@ -48,7 +49,7 @@ def test_right_rows_pass(books: Books, row: dict[str, Any]) -> None:
             assert getattr(shown, name) == Decimal(value)
         elif isinstance(getattr(shown, name), str):
             assert getattr(shown, name) == value
-    first = "waiting" if "trigger_price" in row else "queued"
+    first = "waiting" if row.keys() & {"trigger_price", "trail"} else "queued"
     assert shown.status == ("posted" if row["type"] == "deposit" else first)
 
 
@@ -139,8 +140,8 @@ SHAPES = [
     (
         MARKET | {"status": "filled"},
         "give only strategy, type, side, market, asset, quantity, quote_quantity, limit_price, time_in_force, "
-        "trigger_price, trigger_when, after_id, parent_id, replaces_id, expires_at, bucket_time: the rest is kept by "
-        "Tallydesk",
+        "trigger_price, trigger_when, trail, after_id, parent_id, replaces_id, expires_at, bucket_time: the rest is "
+        "kept by Tallydesk",
     ),
     (
         MARKET | {"expires_at": "infinity"},

@@ -96,6 +96,7 @@ FIXED = {
     "time_in_force": "'IOC'",
     "trigger_price": "9",
     "trigger_when": "'rises'",
+    "trail": "0.1",
     "after_id": "1",
     "parent_id": "1",
 }

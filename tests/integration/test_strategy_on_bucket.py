@@ -90,6 +90,7 @@ class Script(Strategy[Told]):
         at = context.state.get("at", 0)
         context.state["at"] = at + 1
         context.state["seen"] = [[one.side, one.quantity, one.limit, one.stop] for one in context.orders]
+        context.state["trails"] = [one.trail for one in context.orders]
         context.state["money"] = [context.allowance, context.quantity, context.average_cost]
         target = None
         for step in self.params.what[at] if at < len(self.params.what) else []:
@@ -154,6 +155,18 @@ class Fickle(Calm):
     @property
     def warm_up(self):
         raise KeyError("how many")
+
+
+class Pushed(Calm):
+    """While it decides, a trader moves the trigger price of its trailing stop; each call leaves a mark."""
+    calls = 0
+
+    def on_bucket(self, context):
+        Pushed.calls += 1
+        context.state["calls"] = Pushed.calls
+        with psycopg.connect(os.environ["MEDDLED"], autocommit=True) as other:
+            other.execute("SET tallydesk.process = 'trader'")
+            other.execute('UPDATE "order" SET trigger_price = coalesce(trigger_price, 0) + 1 WHERE trail IS NOT NULL')
 
 
 class Meddled(Calm):
@@ -310,6 +323,50 @@ async def test_exits_that_are_given_later_join_the_group(live: Live) -> None:
     entry, stop, target = await live.orders("Script")
     assert (stop.parent_id, target.parent_id) == (entry.id, entry.id)
     assert target.status == "queued"
+
+
+async def test_a_trailing_stop_of_what_is_held_follows_from_the_close_at_which_it_was_given(live: Live) -> None:
+    await script(live, [["buy"]], [["sell", {"trail": 0.05}]])
+    await bought(live)
+    assert await step(live, 103.37) == "sell all trail 0.05"
+    entry, stop = await live.orders("Script")
+    assert shown(stop) == ("sell", "market", "waiting", None, None, Decimal("98.2"))  # 98.2015, to the tick
+    assert (stop.trail, stop.trigger_when, stop.parent_id) == (Decimal("0.05"), "falls", entry.id)
+    await step(live)
+    seen = await state(live, "Script")
+    assert (seen["seen"], seen["trails"]) == ([["sell", None, None, None]], [0.05])
+    await live.sound()
+
+
+async def test_a_trailing_stop_that_is_given_with_a_buy_waits_for_it_and_begins_at_its_fill(live: Live) -> None:
+    await script(live, [["buy"], ["sell", {"trail": 0.05}], ["sell", {"limit": 150}]], [["cancel", "sell"]])
+    await live.run("Script")
+    entry, stop, target = await live.orders("Script")
+    assert (stop.after_id, stop.parent_id, stop.trigger_price) == (entry.id, entry.id, None)
+    await live.fill(entry.id, "0.5", 100)
+    entry, stop, target = await live.orders("Script")
+    assert (stop.status, target.status) == ("waiting", "queued")
+    await live.submit(target.id, "0.5", 150)
+    await step(live)
+    _, stop, target = await live.orders("Script")
+    assert (stop.status, target.cancel_requested_at is not None) == ("canceled", True)
+    await live.sound()
+
+
+async def test_a_trigger_price_that_moves_while_it_decides_is_no_reason_to_ask_again(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDDLED", live.url)
+    await live.add("Pushed")
+    await live.put(90, 90)
+    await live.db.execute(
+        """INSERT INTO orders (strategy, market, side, type, trail)
+           VALUES ('Pushed', 'binance:BTC/USDT', 'sell', 'market', 0.1)"""
+    )
+    await live.run("Pushed")
+    assert await state(live, "Pushed") == {"calls": 1}
+    [order] = await live.orders("Pushed")
+    assert order.trigger_price == 1
 
 
 async def test_a_target_of_zero_takes_orders_back_and_sells_all(live: Live) -> None:
@@ -478,7 +535,10 @@ async def test_a_database_that_fails_while_it_decides_is_no_fault_of_the_class(l
 @pytest.mark.parametrize(
     ("steps", "words"),
     [
-        ([["sell", {"trail": 0.05}]], "trail is 0.05: live no order trails; keep the highest price in context.state"),
+        ([["sell", {"trail": 1.5}]], "trail is 1.5: a share above 0 and below 1, of a sale only"),
+        ([["sell", {"trail": 1 - 1e-16}]], "trail is 0.9999999999999999: below 1 in fifteen digits is allowed"),
+        ([["sell", {"trail": 0.1, "stop": 90}]], "a trailing stop has neither limit nor stop"),
+        ([["sell", {"trail": 0.1, "quantity": 0.2}], ["sell", {"limit": 110}]], "which each sells all"),
         ([["sell", {"limit": -1}]], "limit is -1: a number above 0 is needed"),
         ([["sell", {"limit": 1e30}]], "from 1e-18 to below 1e20 is allowed"),
         ([["buy", {"limit": 90}]] * 21, "21 orders at one candle: at most 20 are allowed"),

@@ -89,7 +89,7 @@ def queue_orders(world: World) -> None:
 
 
 def queue_bracket(world: World) -> None:
-    """An entry, and behind it a take profit and a stop of which one cancels the other."""
+    """An entry, and behind it a take profit and a stop, trailing or not, of which one cancels the other."""
     dice = world.dice
     common = {"strategy": f"s{dice.randrange(STRATEGIES)}", "market": MARKET}
     if dice.random() < 0.5:
@@ -104,12 +104,10 @@ def queue_bracket(world: World) -> None:
         world,
         exit_ | {"type": "limit", "quantity": "0.0004", "limit_price": near(world, dice.choice(("1.003", "1.02")))},
     )
-    insert(
-        world,
-        exit_
-        | {"type": "market", "quantity": "0.0004", "trigger_price": near(world, "0.985"), "trigger_when": "falls"},
-    )
-    world.counts["brackets"] += 1
+    trails = dice.random() < 0.5
+    stop = {"trail": "0.015"} if trails else {"trigger_price": near(world, "0.985"), "trigger_when": "falls"}
+    insert(world, exit_ | {"type": "market", "quantity": "0.0004"} | stop)
+    world.counts["brackets, the stop trails" if trails else "brackets"] += 1
 
 
 def replace_one(world: World) -> None:

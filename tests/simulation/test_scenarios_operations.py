@@ -21,7 +21,7 @@ BURST = """INSERT INTO orders (strategy, market, side, type, quote_quantity, exp
     FROM generate_series(0, %s - 1) n"""
 # Everything that the books are made of, to the last digit.
 LATER = ["external_fill_id", "time_in_force", "trigger_price", "trigger_when", "triggered_at", "after_id", "parent_id"]
-LATER += ["replaces_id", "due_quantity", "replaced_quantity", "looked_up_by", "bucket_part"]
+LATER += ["replaces_id", "due_quantity", "replaced_quantity", "looked_up_by", "bucket_part", "trail"]
 """Columns that steps after the one below added: they come and go with their steps."""
 HASHES = """
 SELECT name, md5(string_agg((line - %s::text[])::text, E'\\n' ORDER BY (line - %s::text[])::text)) FROM (

@@ -176,6 +176,28 @@ def test_after_an_entry_inside_a_bar_a_trailing_stop_does_not_count_that_bars_hi
     assert trades(drawn_bars(FLAT, spike, (99, 100, 90, 95)), at)[1:] == [(2, -1, 90, 10.5, False)]
 
 
+def test_beside_dust_a_trailing_stop_begins_at_its_entry_and_not_at_a_high_before_it() -> None:
+    """A fee in base leaves 0.05 of what was bought, which nobody can sell; then a limit waits through a high of 130."""
+    first = {0: lambda c: c.buy(), 1: lambda c: c.sell(), 2: lambda c: (c.buy(limit=95), c.sell(trail=0.1))}
+    terms = {"taker": "0.005", "maker": "0.005", "fee_side": "get"}
+    before = (FLAT, FLAT, FLAT, (120, 130, 110, 120), (100, 100, 94, 96))
+    assert [one[:3] for one in trades(drawn_bars(*before, (96, 96, 87, 88)), first, **terms)] == [
+        *((1, 1, 100), (2, -1, 100), (4, 1, 95)),
+    ]
+    sold = trades(drawn_bars(*before, (96, 96, 86.4, 88)), first, **terms)[3:]
+    assert [one[:3] for one in sold] == [(5, -1, 86.4)]
+
+
+@pytest.mark.parametrize("prices", [{"limit": 110}, {"stop": 105}], ids=["target", "stop"])
+def test_beside_dust_an_exit_waits_for_its_entry_as_without(prices: dict[str, float]) -> None:
+    """The price is where the exit would sell before the limit is filled; dust is nothing that it could sell."""
+    first = {0: lambda c: c.buy(), 1: lambda c: c.sell(), 2: lambda c: (c.sell(**prices), c.buy(limit=95))}
+    terms = {"taker": "0.005", "maker": "0.005", "fee_side": "get"}
+    met = (111, 111, 104, 105)
+    made = trades(drawn_bars(FLAT, FLAT, FLAT, met, (100, 100, 94.9, 96), met), first, **terms)
+    assert [one[:2] for one in made] == [(1, 1), (2, -1), (4, 1), (4 + ("limit" in prices), -1)]
+
+
 def test_a_part_that_is_sold_takes_its_share_of_the_cost() -> None:
     told: list[float | None] = []
 

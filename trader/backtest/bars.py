@@ -201,7 +201,7 @@ class Engine(Generic[N]):
         for ticket in self.context.orders:
             if ticket.decided != index or not ticket.alive:
                 continue
-            if ticket.kind == "trail" and self.book.holding:
+            if ticket.kind == "trail" and self._holds():
                 ticket.peak = close
             elif ticket.side == "buy" and ticket.limit is not None:
                 self._reserve(ticket)
@@ -216,6 +216,16 @@ class Engine(Generic[N]):
             self._end(ticket, "the order cannot be paid, or is below a minimum of the market")
             return
         ticket.left, ticket.reserved = whole.quantity, whole.spent
+
+    def _holds(self) -> bool:
+        """Whether more is held than dust."""
+        return self.arithmetic.least_price(self.book.holding) != INFINITE
+
+    def _meets(self, ticket: Ticket) -> bool:
+        """Whether an order looks at the market: a sale with a price waits for more than dust, as it does live."""
+        if not ticket.alive or ticket.side == "buy":
+            return ticket.alive
+        return bool(self.book.holding) if ticket.kind == "market" else self._holds()
 
     def _wanted(self, ticket: Ticket, price: N) -> Trade[N] | None:
         """All of a buy at a price, its fee that of a taker; None: it cannot be paid, or is too small."""
@@ -239,15 +249,15 @@ class Engine(Generic[N]):
     def _match(self, index: int, opened: float, high: float, low: float, close: float, volume: float) -> None:
         """Let a bar meet the orders that wait."""
         self.entered_inside = False
-        held_before = bool(self.book.holding)
+        held_before = self._holds()
         for ticket in tuple(self.context.orders):
-            if ticket.alive and (ticket.side == "buy" or self.book.holding):
+            if self._meets(ticket):
                 self._at_open(ticket, index, opened, volume)
         for ticket in sorted(self.context.orders, key=_rank):
-            if ticket.alive and (ticket.side == "buy" or self.book.holding):
+            if self._meets(ticket):
                 self._inside(ticket, index, high, low, volume)
         for ticket in self.context.orders:
-            if ticket.kind == "trail" and self.book.holding:
+            if ticket.kind == "trail" and self._holds():
                 seen = high if held_before or not self.entered_inside else close
                 ticket.peak = max(ticket.peak, seen)
         self._sweep()
@@ -370,7 +380,7 @@ class Engine(Generic[N]):
     def _sweep(self) -> None:
         """Drop what is done; without anything held or to be bought, sales have nothing to wait for."""
         orders = self.context.orders
-        if not self._buying() and self.arithmetic.least_price(self.book.holding) == INFINITE:
+        if not self._buying() and not self._holds():
             for ticket in orders:
                 ticket.alive = False
         orders[:] = [ticket for ticket in orders if ticket.alive]
@@ -383,7 +393,7 @@ class Engine(Generic[N]):
         for ticket in self.context.orders:
             if ticket.kind == "market":
                 return INFINITE, -INFINITE
-            if ticket.side == "sell" and not self.book.holding:
+            if ticket.side == "sell" and not self._holds():
                 continue  # it waits for a buy
             if ticket.trail is not None:
                 below, above = max(below, self._trigger(ticket)), min(above, ticket.peak)

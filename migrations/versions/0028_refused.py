@@ -2,8 +2,8 @@
 
 from trader.migrate import backward, forward
 
-revision = "0030_refused"
-down_revision = "0026_open_order"
+revision = "0028_refused"
+down_revision = "0027_trail"
 
 
 def upgrade() -> None:
