@@ -66,7 +66,7 @@ def test_back_and_forward_with_orders(books: Books) -> None:
 def test_the_way_back_leaves_what_was_there_before(books: Books) -> None:
     back(books)
     before = definitions(books)
-    migrate.upgrade(books.url)
+    migrate.upgrade(books.url, REVISION)
     books.person.execute("DISCARD ALL")
     assert {name for name, text in definitions(books).items() if before.get(name) != text} == {
         *("order_update", "order_release", "order_stuck", "orders_insert", "orders", "invariant_violation"),

@@ -175,6 +175,22 @@ def test_a_stop_that_rises_is_always_one(scripted: Scripted) -> None:
     scripted.wait_until_flat()
 
 
+def test_a_trailing_stop_follows_while_its_class_looks_on(scripted: Scripted) -> None:
+    """Its trigger price moves between candles and at them; the class sees one order that waits, and leaves it."""
+    scripted.add([["buy", {}], ["sell", {"trail": 0.1}]], [], [])
+    desk = scripted.desk
+    desk.trader()
+    entry, stop = scripted.step(50_000)
+    desk.wait_for_status(entry.id, "filled")
+    stands = "SELECT trigger_price = %s FROM orders WHERE id = %s"
+    for price, at in ((55_000, 49_500), (60_000, 54_000)):
+        assert scripted.step(price) == []
+        desk.wait_for(stands, at, stop.id)
+    desk.venue.price("53999")
+    assert desk.wait_for_status(stop.id, *ENDS).status == "filled"
+    scripted.wait_until_flat()
+
+
 def test_the_dip_of_the_page(scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It moves its limit at each candle, with all its money; its stop waits for what the limit brings."""
     [code] = re.findall(r"```python\n(# strategies/dip\.py\n.*?)```", PAGE.read_text(), re.DOTALL)
