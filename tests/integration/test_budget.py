@@ -20,10 +20,11 @@ from psycopg.types.json import Jsonb
 
 from tests.plugins.simulator import ROOT
 from trader import migrate
-from trader.budget import READS_LATER_SECONDS, TAKE, Budgets
+from trader.budget import Budgets
 from trader.db import Identity
 from trader.errors import DatabaseError, Retry
 from trader.exchange.limiter import Limiter, Said
+from trader.share import READS_LATER_SECONDS, TAKE
 from trader.simulator.client_options import ccxt_options
 
 pytestmark = pytest.mark.any_server

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import talib
 
-from tests.unit.test_backtest_check import walk
+from tests.unit.test_backtest_check import carried, walk
 from tests.unit.test_backtest_check_inputs import daily
 from trader.backtest.check import Finding, check
 from trader.backtest.run import Frames
@@ -236,6 +236,27 @@ def test_an_average_that_has_settled_passes(said: bool) -> None:
     report = check(Settling(1_000, said=said), walk(6_000))
     assert report.proved, report
     assert report.changes > 100
+
+
+class Trusting(Strategy):
+    """In but for the time from a great volume at a falling candle to one at a rising one, however long that takes."""
+
+    warm_up = 5  # type: ignore[assignment]
+
+    def indicators(self, candles: pd.DataFrame) -> pd.DataFrame:
+        rising = (candles["close"] > candles["open"]).astype("float64")
+        return pd.DataFrame({"rising": rising.where(candles["volume"] > 1_000).ffill()})
+
+    def on_bucket(self, context: OnBucketContext) -> float | None:
+        return 0.0 if context.now.rising == 0 else 1.0
+
+
+def test_who_is_in_from_the_first_candle_on_makes_no_order_by_that() -> None:
+    candles = carried(900)
+    ends = candles[["open", "close"]]
+    candles["high"], candles["low"] = ends.max(axis=1), ends.min(axis=1)
+    report = check(Trusting(), candles)
+    assert report.proved, report
 
 
 # What is kept

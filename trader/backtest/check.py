@@ -9,15 +9,15 @@ candles before are the same, so any difference is the future's doing. The candle
 altered with its own: one that is still open when a bar closes is never among those before.
 
 **The warm-up.** Some strategies carry something forward: a last vote, a level that nobody broke. No number of candles
-is sure to show it, so other rules hold instead. Where a target changes, exactly `warm_up` candles must say the new one:
-what makes an order must be in sight. Elsewhere they may not know that it is in, but they may not say that it is where
-all of history says that it is not: an average that has not settled does that, though it is right wherever a single
-candle crosses it. And everywhere the candles that a live run sees, `warm_up` + EXTRA, must say at their last two bars
-what all of history says, also where other candles are put before them. So with each input.
+is sure to show it, so other rules hold instead. Where a target changes, exactly `warm_up` candles must say the new
+one: what makes an order must be in sight. Where a history that began with exactly `warm_up` candles comes in or goes
+out, all of history must be in or out, too: an average that has not settled shows there, though it is right wherever
+one candle crosses it. And everywhere the candles that a live run sees, `warm_up` + EXTRA, must say at their last two
+bars what all of history says, also where other candles are put before them. So with each input.
 
 **on_bucket.** Its indicators are computed again as a signal is. Each call that is tried is made again by a new object,
 as in a live run: on the candles up to its bar, with the state, the money and the orders that it had; it must do the
-same, and leave the same state. With exactly the warm-up, where it did nothing, it must do nothing.
+same, and leave the same state. With exactly the warm-up one that did nothing may not do more.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -43,16 +43,16 @@ class BucketsCheck:
         """NaN: no target."""
         self.changes = self._first_run()
         self.bars = choice.bars(self.changes)
-        self.settled = choice.settled(self.changes)
+        self.short = np.union1d(choice.acting(self.changes), choice.begun())
         self.moments: dict[int, Moment] = {}
 
     def run(self) -> Report:
         """The searches, in the order in which a finding of one makes the next pointless."""
-        searches = (self._near_future, self._far_future, self._second_run, self._as_live, self._settled)
+        searches = (self._near_future, self._far_future, self._second_run, self._as_live, self._at_short)
         finding = next((found for search in searches for found in search()), None)
         live = sum(map(self.choice.sees_less, self.bars.tolist()))
         findings = () if finding is None else (finding,)
-        tried = len(np.union1d(self.bars, self.settled))
+        tried = len(np.union1d(self.bars, self.short))
         return Report(findings, len(self.whole), len(self.changes), tried, live)
 
     def _fresh(self) -> Strategy[Any]:
@@ -80,7 +80,7 @@ class BucketsCheck:
 
     def _second_run(self) -> Iterator[Finding]:
         """Let another object trade the same; it writes down the calls that are tried."""
-        tried = set(np.union1d(self.bars, self.settled).tolist())
+        tried = set(np.concatenate((self.bars, self.short, self.short - 1)).tolist())
         differing: list[tuple[int, float | None, float | None]] = []
 
         def recorded(on_bucket: Any, context: Context) -> float | None:
@@ -217,12 +217,12 @@ class BucketsCheck:
             for view, words in views:
                 yield from self._again(bar, view, words, self.windows)
 
-    def _settled(self) -> Iterator[Finding]:
-        """Exactly the warm-up: where it acts it must do the same, elsewhere it may leave out what it cannot know."""
+    def _at_short(self) -> Iterator[Finding]:
+        """Exactly the warm-up: where it acts it must do the same, elsewhere it may do less, and nothing more."""
         changed = set(self.changes.tolist())
-        for bar in self.settled.tolist():
-            view, words = self.whole.until(bar).last(self.choice.warm_ups), "with its warm-up of "
-            words += f"{len(view):,}"
+        for bar in self.short.tolist():
+            view = self.whole.until(bar).last(self.choice.warm_ups)
+            words = f"with its warm-up of {len(view):,}"
             yield from self._again(bar, view, words, self.choice.warm_ups, acts=bar in changed)
 
     def _again(
@@ -238,8 +238,23 @@ class BucketsCheck:
             yield self._unlike(bar, moment, lengths, f"{words} it stopped: {error}", None)
             return
         apart = difference(moment.action, said, CLOSE)
-        if apart is not None and (acts or _dares(said, moment.action)):
+        if apart is not None and (acts or self._dares(bar, view, said)):
             yield self._unlike(bar, moment, lengths, (FEWER % words).format(**apart), said.target)
+
+    def _dares(self, bar: int, view: View, said: Action) -> bool:
+        """Whether a call does what was not done: it gives or takes back orders, or its target rises above 0. One that
+        was above 0 from the first candle on makes no order.
+        """
+        done = self.moments[bar].action
+        if said.orders or said.taken_back:
+            return True
+        if not (said.target or 0) > 0 >= (done.target or 0) or bar - 1 not in self.moments:
+            return False
+        before = self.whole.until(bar - 1).last({name: len(frame) for name, frame in view.frames.items()})
+        try:
+            return (self._replay(before, self.moments[bar - 1]).target or 0) <= 0
+        except SignalError:
+            return True
 
     def _replay(self, view: View, moment: Moment, place: int = -1) -> Action:
         return replay(self.choice.strategy, view, self.choice.timeframe, moment, place)
@@ -292,8 +307,3 @@ class BucketsCheck:
 
 def _said(target: float | None) -> str:
     return "none" if target is None else f"{target:g}"
-
-
-def _dares(said: Action, done: Action) -> bool:
-    """Whether it does something where nothing was done."""
-    return bool(said.orders or said.taken_back) or (said.target or 0) > 0 >= (done.target or 0)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 
 import numpy as np
 
@@ -59,15 +60,15 @@ class SignalCheck:
         # Not the first value that counts: what was before it is unknown, so it is no change.
         self.changes: Indices = np.flatnonzero(moved[choice.first :]) + choice.first + 1
         self.bars = choice.bars(self.changes)
-        self.settled = choice.settled(self.changes)
+        self.acting, self.begun = choice.acting(self.changes), choice.begun()
 
     def run(self) -> Report:
         """The searches, in the order in which a finding of one makes the next pointless."""
-        searches = (self._again, self._near_future, self._far_future, self._settled, self._as_live)
+        searches = (self._again, self._near_future, self._far_future, self._at_changes, self._as_begun, self._as_live)
         finding = next((found for search in searches for found in search()), None)
         live = sum(map(self.choice.sees_less, self.bars.tolist()))
         findings = () if finding is None else (self._blamed(finding),)
-        tried = len(np.union1d(self.bars, self.settled))
+        tried = len(np.unique(np.concatenate((self.bars, self.acting, self.begun))))
         return Report(findings, len(self.whole), len(self.changes), tried, live)
 
     # What is tried
@@ -106,21 +107,38 @@ class SignalCheck:
             words = WHOLE_ALTERED % (self.choice.moment(cut - 1), how)
             yield from self._found(_Trial("future", view, self.targets[:cut], 0, 0, words))
 
-    def _settled(self) -> Iterator[Finding]:
-        """Exactly the warm-up: where the target changes it must say the same, elsewhere it may know less."""
-        unsettled = self._unsettled()
-        first = next(unsettled, None)
-        if first is not None:
-            others = [finding.index for finding in unsettled]
-            step = -(-len(others) // OTHERS) or 1
-            yield self._explained(first, self.choice.warm_ups, others[::step])
+    def _at_changes(self) -> Iterator[Finding]:
+        """Exactly the warm-up, where the target changes."""
+        short = (self._short(bar, self.choice.warm_ups) for bar in self.acting.tolist())
+        findings = (finding for trial in short for finding in self._found(trial))
+        for finding in findings:
+            others = [other.index for other in islice(findings, OTHERS)]
+            yield self._explained(finding, self.choice.warm_ups, others)
 
-    def _unsettled(self) -> Iterator[Finding]:
-        changed = set(self.changes.tolist())
-        for bar in self.settled.tolist():
-            for finding in self._found(self._short(bar, self.choice.warm_ups)):
-                if bar in changed or finding.kind == "stopped" or _dares(finding):
-                    yield finding
+    def _as_begun(self) -> Iterator[Finding]:
+        """Histories that begin with exactly the warm-up: where they come in or go out, all candles must be so, too."""
+        turns = (turn for bar in self.begun.tolist() for turn in self._turns(bar))
+        for finding, lengths in turns:
+            others = [other.index for other, _ in islice(turns, OTHERS)]
+            yield self._explained(finding, lengths, others)
+
+    def _turns(self, bar: int) -> Iterator[tuple[Finding, dict[str | None, int]]]:
+        """The first turn of a history that is wrong, and how many candles it had by then."""
+        begin = self.whole.until(bar).last(self.choice.warm_ups)
+        view = begin.then(self.whole.after(bar).first(BESIDE))
+        said = self._part(view, bar)
+        if isinstance(said, Finding):
+            yield said, self.choice.warm_ups
+            return
+        said, whole = said[len(begin) - 1 :], self.targets[bar : bar + 1 + len(view) - len(begin)]
+        inside = said > 0
+        wrong = np.flatnonzero((inside[1:] != inside[:-1]) & (inside[1:] != (whole[1:] > 0))) + 1
+        if len(wrong):
+            more = int(wrong[0])
+            lengths = {name: len(frame) for name, frame in view.until(len(begin) - 1 + more).frames.items()}
+            words = FEWER % f"with {lengths[None]:,}, its warm-up of {self.choice.warm_ups[None]:,} and {more} more"
+            trial = _Trial("warm-up", view, whole[more : more + 1], bar + more, 0, words)
+            yield self._finding(trial, 0, said[more : more + 1]), lengths
 
     def _as_live(self) -> Iterator[Finding]:
         """What a live run sees, alone and with another past."""
@@ -253,8 +271,3 @@ class SignalCheck:
             agree = self._judge(self._short(bar, {name: middle})) is None
             too_few, enough = (too_few, middle) if agree else (middle, enough)
         return enough
-
-
-def _dares(finding: Finding) -> bool:
-    """Whether it is in with fewer candles, and out with all."""
-    return finding.target is not None and finding.instead is not None and finding.instead > 0 >= finding.target

@@ -17,7 +17,7 @@ FEWEST = 24
 """but so many at least."""
 CHANGES, BETWEEN = 1_500, 500
 """Bars at which exactly the warm-up is tried, which is little work for each: those at which it acts (all, if there are
-no more), and such all over."""
+no more), and such all over at which a history begins."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,18 @@ class Choice:
         anywhere = self.rng.integers(self.first, len(self.whole), int(ANYWHERE * most))
         return np.unique(np.concatenate((changes[: int(FIRST * most)], chosen, anywhere)))
 
-    def settled(self, changes: Indices) -> Indices:
-        """The bars at which exactly the warm-up is tried, oldest first: many, and nothing of them is chance."""
-        rows = sum(self.warm_ups.values())
-        most = min(1.0, max(FEWEST, ROWS // rows) / (CHANGES + BETWEEN))
-        acting = changes[_spread(0, len(changes) - 1, min(len(changes), int(CHANGES * most)))]
-        between = _spread(self.first, len(self.whole) - 1, int(BETWEEN * most))
-        return np.unique(np.concatenate((changes[: int(FIRST * most)], acting, between)))
+    def acting(self, changes: Indices) -> Indices:
+        """The bars of `changes` at which exactly the warm-up is tried, oldest first."""
+        most = self._share_of_short()
+        spread = _spread(0, len(changes) - 1, min(len(changes), int(CHANGES * most)))
+        return np.unique(np.concatenate((changes[: int(FIRST * most)], changes[spread])))
+
+    def begun(self) -> Indices:
+        """The bars at which a history ends that has exactly the warm-up, and goes on from there."""
+        return np.unique(_spread(self.first, len(self.whole) - 1, int(BETWEEN * self._share_of_short())))
+
+    def _share_of_short(self) -> float:
+        return min(1.0, max(FEWEST, ROWS // sum(self.warm_ups.values())) / (CHANGES + BETWEEN))
 
     def cuts(self, bars: Indices, number: int) -> list[int]:
         """Lengths of prefixes that end right after bars that are tried, spread evenly, and not with the last."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from trader.bucket.candles import Candles
+from trader.bucket.answer import Answer, ask
 from trader.bucket.coverage import (
     FIRST_DAY,
     Question,
@@ -22,11 +22,10 @@ from trader.bucket.coverage import (
     length,
     missing,
     moments,
-    proven,
     united,
 )
 from trader.bucket.feed import LEASE_SECONDS, Feed, Next, blaming, served
-from trader.bucket.refusal import Refusal, note_refusals, sift
+from trader.bucket.refusal import note_refusals
 from trader.bucket.timeframe import DAY, MINUTE
 from trader.bucket.write import Counts, write_buckets
 from trader.clock import from_milliseconds, to_milliseconds
@@ -83,26 +82,6 @@ class Desk:
     connections: Connections
     clock: Clock
     on_news: OnNews | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a question: what is to be stored, and what it proves."""
-
-    question: Question
-    candles: Candles
-    """Those that had closed."""
-    refusals: tuple[Refusal, ...]
-    span: Span | None
-    """The opening times of which it says all."""
-    now: datetime | None
-    """The venue's clock from before the question."""
-    is_present: bool
-    """There was nothing newer."""
-    reachable: int | None
-    """The venue does not reach further back than this."""
-    first: int | None
-    """When the first candle in it opens."""
 
 
 class Update:
@@ -226,30 +205,7 @@ class Update:
         await self._store(answer)
 
     async def _ask(self, question: Question) -> Answer:
-        """Ask, and judge the answer by the venue's clock from before."""
-        feed, now = self.feed, self.desk.clock()
-        moment = None if now is None else to_milliseconds(now)
-        since = None if question.since is None else from_milliseconds(question.since)
-        page = await self.desk.exchange.candles(feed.symbol, feed.timeframe.name, since, question.limit)
-        sifted = sift(page, feed.timeframe, question.since, moment)
-        opens = sifted.opens
-        if moment is not None:
-            until: int | None = closed_until(feed.timeframe, moment)
-        else:
-            until = max(int(opens[-1]), feed.end or 0) if len(opens) else feed.end
-        span = proven(self.ways, feed.timeframe, question, opens, until, replay=moment is None)
-        is_present = len(opens) < question.limit if moment is None else span is not None and span[1] == until
-        cut = question.since is not None and span is not None and span[0] > question.since
-        return Answer(
-            question,
-            candles=sifted.candles[sifted.candles.time_open < (until or 0)],
-            refusals=sifted.refusals,
-            span=span,
-            now=now,
-            is_present=is_present,
-            reachable=span[0] if cut and span is not None else None,
-            first=int(opens[0]) if len(opens) else None,
-        )
+        return await ask(self.desk.exchange, self.feed, question, self.desk.clock())
 
     async def _store(self, answer: Answer, *, reached: bool = True, newest: bool = False) -> bool:
         """Store an answer with the progress that it makes, in one transaction; False: the feed is switched off."""
