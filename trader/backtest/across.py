@@ -16,6 +16,7 @@ from trader.bucket.timeframe import Times
 from trader.errors import InputError
 from trader.strategy import Schedule, Strategy, gap_policy, inputs_of, needed, scheduled
 from trader.strategy.gap import GapPolicy, Holes, Missing, holes_of, nowhere
+from trader.strategy.schedule import SPANS
 
 if TYPE_CHECKING:
     from trader.backtest.run import Frames
@@ -60,8 +61,13 @@ class Watched:
         return self.newest + 1 - self.warm_up
 
 
-def across_of(decided: Indices, own: Watched, inputs: Sequence[Watched] = ()) -> Across:
-    """What the holes of a strategy's candles do to decisions at the bars `decided`."""
+def across_of(
+    decided: Indices, own: Watched, inputs: Sequence[Watched] = (), late: NDArray[np.bool_] | None = None
+) -> Across:
+    """What the holes of a strategy's candles do to decisions at the bars `decided`.
+
+    `late` marks those that make up for a scheduled moment whose candle is missing.
+    """
     every = (own, *inputs)
     if not len(decided) or not any(len(one.holes) for one in every):
         return EVERY
@@ -71,6 +77,8 @@ def across_of(decided: Indices, own: Watched, inputs: Sequence[Watched] = ()) ->
     for one in every:
         silent |= one.holes.within(one.first, one.newest)
         broken[1:] |= one.holes.hidden(one.first, one.newest)[:-1]  # at the one before, its warm-up was not there yet
+    if late is not None:  # a live run that sees nothing from before does not know that a moment has passed
+        silent |= late & np.isin(decided, own.holes.walls)
     begins = silent & ~np.concatenate(([False], silent[:-1]))
     return Across(decided[silent], decided[broken], decided[begins])
 
@@ -98,7 +106,8 @@ def across(
         _watched(frames, name, given.timeframe or frames.timeframe, given.warm_up, closes, settings, policy)
         for name, given in inputs_of(strategy).items()
     ]
-    return across_of(decided, own, inputs)
+    late = None if when == "bucket" else closes % SPANS[when] != 0
+    return across_of(decided, own, inputs, late)
 
 
 def _watched(
