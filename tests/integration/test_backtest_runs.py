@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
 import typer
@@ -17,14 +18,15 @@ from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
 from tests.unit.test_backtest_record import MINE, run_of, walk
 from trader import migrate
-from trader.backtest.origin import digest_of
+from trader.backtest.origin import closes_of, digest_of
 from trader.backtest.record import Run
-from trader.backtest.result import FROM_THE_START
+from trader.backtest.result import FROM_THE_START, UNDECIDED
 from trader.backtest.store import delete_run, load_run, save
 from trader.cli._json import parse_object
 from trader.cli.backtest import app
 from trader.db import Connection, Identity, connect
 from trader.errors import InputError
+from trader.strategy import Missing
 
 pytestmark = pytest.mark.any_server
 
@@ -204,7 +206,11 @@ def test_from_candles_to_a_report(desk: Cli, connection: psycopg.Connection, tmp
         " asked_from::date::text, params->>'slow', engine, digest FROM backtest_run"
     ).fetchone()
     frame = walk(bars=3_010, hole=range(1_500, 1_510)).loc["2023-01-02 01:00":"2023-05-01 00:00"]
-    assert row == ("0.0005", "0.0002", "0.01", "5", "2023-01-02", "30", "array", digest_of(frame))
+    unjudged = Missing({None: closes_of(frame)[np.diff(closes_of(frame), append=0) > 3_600_000]})
+    digest = digest_of(frame, refused={"": unjudged})
+    assert row == ("0.0005", "0.0002", "0.01", "5", "2023-01-02", "30", "array", digest)
+    assert digest != digest_of(frame)
+    assert f"\n1 time no decision was made: {UNDECIDED}\n" in done.stdout
     shown = desk("backtest", "show", "1").stdout
     assert shown == done.stdout
     desk("backtest", "run", *CROSS, "--fee", "0.002", "--settings", '{"fill": "close"}')
@@ -265,6 +271,9 @@ REFUSED = [
     ((*CROSS, "--plot", "/nowhere/out.png"), "--plot is /nowhere/out.png: there is no directory /nowhere"),
     ((*CROSS, "--html", "/nowhere/out.html"), "--html is /nowhere/out.html: there is no directory /nowhere"),
     ((*CROSS, "--input", "daily=x.csv"), "--input belongs to --file"),
+    ((*CROSS, "--gaps", "unknown"), "--gaps belongs to --file: of stored candles the verdicts count (tallydesk bucket"),
+    ((CROSS[0], "--file", "x.csv", "--timeframe", "1h", "--gaps", "any"), "--gaps is 'any': allowed are no-trades and"),
+    ((*CROSS, "--settings", '{"file_gaps": "unknown"}'), "file_gaps is unknown: it is for files; of stored candles"),
     ((*CROSS, "--from", "today"), "--from is 'today': write 2024-01-01"),
 ]  # fmt: skip
 
@@ -324,7 +333,37 @@ def test_a_run_that_is_long_from_the_start_says_why_it_made_no_trade(
     assert f"\n1 entry not taken: {FROM_THE_START}\n" in done.stdout
     assert f"\n1 entry not taken: {FROM_THE_START}\n" in desk("backtest", "show", "1").stdout
     assert FROM_THE_START in page.read_text()
-    assert connection.execute("SELECT trades, refused FROM backtest_run").fetchone() == (0, {FROM_THE_START: 1})
+    assert f"\n1 time no decision was made: {UNDECIDED}\n" in done.stdout
+    assert UNDECIDED in page.read_text()
+    row = connection.execute("SELECT trades, refused FROM backtest_run").fetchone()
+    assert row == (0, {FROM_THE_START: 1, UNDECIDED: 1})
+
+
+def test_the_verdicts_of_stored_candles_count(desk: Cli, connection: psycopg.Connection) -> None:
+    connection.execute("SET tallydesk.process = 'worker'")
+    for verdict, told in (("outage", 1), ("no_trades", 0)):
+        connection.execute("UPDATE gap SET verdict = %s", [verdict])
+        done = desk("backtest", "run", *CROSS)
+        assert done.stdout.count(UNDECIDED) == told, done.stderr
+    digests = connection.execute("SELECT count(DISTINCT digest) FROM backtest_run").fetchone()
+    assert digests == (2,)
+
+
+def test_what_the_gaps_of_a_file_are_taken_for_is_said_and_stored(
+    desk: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    file = ("--file", str(tmp_path / "hours.csv"), "--timeframe", "1h")
+    for options, told in (((), 0), (("--gaps", "no-trades"), 0), (("--gaps", "unknown"), 1)):
+        done = desk("backtest", "run", CROSS[0], *file, *options)
+        assert done.stdout.count(UNDECIDED) == told, done.stderr
+        assert "Computed over 1 gap with 10 missing candles" in done.stdout
+    desk("backtest", "run", *CROSS)
+    rows = connection.execute("SELECT settings->>'file_gaps' FROM backtest_run ORDER BY id").fetchall()
+    assert [row[0] for row in rows] == ["no_trades", "no_trades", "unknown", None]
+    assert re.search(
+        r"^settings file_gaps +no_trades +unknown$", desk("backtest", "compare", "2", "3").stdout, re.MULTILINE
+    )
+    assert "tried; the target changes" in desk("backtest", "check", CROSS[0], *file, "--gaps", "unknown").stdout
 
 
 def test_candles_of_a_file_need_no_database(cli: Cli, tmp_path: Path) -> None:

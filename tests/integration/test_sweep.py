@@ -20,6 +20,10 @@ from jobs.sweep import DEFER_DUE, DUE
 from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
 from trader import migrate
+from trader.backtest.load import load_candles
+from trader.backtest.measures import measure
+from trader.backtest.run import backtest, first_decision
+from trader.backtest.settings import parse_settings
 from trader.backtest.sweep import Made, Plan, make_sweep
 from trader.backtest.trial import measure_names
 from trader.bucket import Candles, timeframe_named, write_buckets
@@ -27,6 +31,7 @@ from trader.clock import from_milliseconds
 from trader.config import load
 from trader.db import Connection, Identity, connect, fetch_all, fetch_one, open_pool
 from trader.errors import InputError
+from trader.strategy import load as load_strategy
 
 pytestmark = pytest.mark.any_server
 
@@ -342,6 +347,37 @@ async def test_a_worker_that_has_the_candles_sees_that_they_were_changed(
     assert "are not what they were when the sweep began" in told.error
 
 
+async def test_the_verdicts_of_gaps_count_and_must_stay_what_they_were(database: str, db: Connection) -> None:
+    await db.execute("DELETE FROM bucket WHERE time_close BETWEEN '2024-01-08Z' AND '2024-01-08 05:00Z'")
+    asked = plan(space={"fast": "3..4", "slow": "10..40:10"})
+    made = {verdict: (await judged(database, db, verdict, asked)) for verdict in (None, "no_trades")}
+    assert made[None] != made["no_trades"]
+    await make(db, asked)
+    await db.execute("UPDATE gap SET verdict = 'outage'")
+    await db.execute(DEFER_DUE, DUE)
+    async with worker(database) as work:
+        await work()
+    last = await fetch_one(db, "SELECT state::text, error FROM sweep ORDER BY id DESC LIMIT 1")
+    assert last.state == "failed"
+    assert "are not what they were when the sweep began" in last.error
+
+
+async def judged(database: str, db: Connection, verdict: str | None, asked: Plan) -> list[Any]:
+    """What each trial of a sweep made where that is said of the gaps; as much as a backtest of stored candles."""
+    await db.execute("UPDATE gap SET verdict = %s", [verdict])
+    assert (await run(database, db, asked)).done == 8
+    newest = "SELECT params, in_sample FROM sweep_trial WHERE sweep_id = (SELECT max(id) FROM sweep) ORDER BY number"
+    found = []
+    for trial in await fetch_all(db, newest):
+        strategy = load_strategy(SMA, trial.params)
+        loaded = await load_candles(db, strategy, "binance:BTC/USDT", "1h")
+        result = backtest(strategy, loaded.frames, parse_settings({}))
+        alone = measure(result, first_decision(strategy, loaded.frames))
+        assert (trial.in_sample["trades"], trial.in_sample["profit"]) == (alone.trades, alone.profit)
+        found.append(trial.in_sample["profit"])
+    return found
+
+
 DAILY = '''
 from pandas import Series
 from trader.strategy import Input, Params, Strategy, at, param
@@ -420,6 +456,7 @@ async def test_a_plan_that_cannot_be_is_refused_and_leaves_nothing(db: Connectio
         (plan(space=grid, schedule="weekly"), "weekly"),
         (plan(space=grid, schedule="minute"), "minute"),
         (plan(space=grid, settings={"stakes": 5}), 'unknown setting "stakes"'),
+        (plan(space=grid, settings={"file_gaps": "unknown"}), "file_gaps is unknown: it is for files"),
         (plan(space=grid, objective="luck"), "objective is 'luck': allowed are sharpe"),
         (plan(space=grid, random=5, sampler="tpe", trials=5), "only one of the two can be"),
         (plan(space=grid, random=0), "--random is 0"),

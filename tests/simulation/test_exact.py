@@ -38,7 +38,7 @@ from trader.backtest.run import Frames
 from trader.backtest.settings import UNIT, parse_settings
 from trader.bucket import read_file, timeframe_named
 from trader.errors import DatabaseError, InputError, Unreachable
-from trader.strategy import Input, Strategy
+from trader.strategy import Input, Missing, Strategy
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 SLOW = os.environ.get("TALLYDESK_SLOW") == "1"
@@ -368,6 +368,33 @@ def test_gaps_mean_the_same_in_every_engine(server: str, kind: type[Strategy], t
     assert bool(silent) == refused
     if schedule != "hour" and not refused:
         assert decided & set(bars.breaks.tolist())  # a fresh cross right after a gap is one
+
+
+@pytest.mark.parametrize("kind", [Rising, RisingNone, RisingAny, Followed])
+@pytest.mark.parametrize("schedule", ["bucket", "minute"])
+def test_what_is_known_of_stored_gaps_counts_alike(server: str, kind: type[Strategy], schedule: str) -> None:
+    bars = drawn(13, 400, gaps=20)
+    starts = bars.time[bars.breaks - 1]
+    known = Missing(
+        {"outage": starts[::3], "no_trades": starts[1::3], None: starts[2::3]},
+        partial=bars.time[40::90],
+        unseen=starts[5:6] + MINUTE,
+    )
+    frames = replace(as_frames(bars), missing={"": known})
+    settings = parse_settings({"quantity_step": "0.001", "price_tick": "0.01"})
+    found = run_exact(kind(), frames, settings, schedule, server=server)
+    assert found.difference is None
+    assert_same_digits(found.expected, found.result)
+    assert not_taken(found.expected) == not_taken(found.result)
+    warm_up, gaps = kind().warm_up, bars.breaks.tolist()
+    refused = {"any": gaps[5:6], "no_trades": gaps[::3] + gaps[2::3], "none": gaps}[kind.gaps]
+    silent = {gap + more for gap in refused for more in range(warm_up - 1)}
+    if kind.gaps == "none":
+        silent |= {bar + more for bar in range(40, len(bars), 90) for more in range(warm_up)}
+    silent = {bar for bar in silent if bar >= warm_up - 1}
+    told = [bar for bar, reason in not_taken(found.expected) if reason == UNDECIDED]
+    assert told == [bar for bar in sorted(silent) if bar - 1 not in silent]
+    assert not silent & set(found.expected.fills.decided.tolist())
 
 
 class Long(Strategy):

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from trader.backtest.data import Bars, Indices, bars_from_frame
 from trader.backtest.settings import Settings
-from trader.bucket.timeframe import Times
 from trader.errors import InputError
-from trader.strategy import Schedule, Strategy, gap_policy, inputs_of, needed, scheduled
-from trader.strategy.gap import GapPolicy, Holes, Missing, holes_of, nowhere
+from trader.strategy import Missing, Schedule, Strategy, accepts, gap_policy, holes_of, inputs_of, needed, scheduled
+from trader.strategy.gap import Holes, Verdict, nowhere
+from trader.strategy.schedule import SPANS
 
 if TYPE_CHECKING:
     from trader.backtest.run import Frames
@@ -60,8 +60,13 @@ class Watched:
         return self.newest + 1 - self.warm_up
 
 
-def across_of(decided: Indices, own: Watched, inputs: Sequence[Watched] = ()) -> Across:
-    """What the holes of a strategy's candles do to decisions at the bars `decided`."""
+def across_of(
+    decided: Indices, own: Watched, inputs: Sequence[Watched] = (), late: NDArray[np.bool_] | None = None
+) -> Across:
+    """What the holes of a strategy's candles do to decisions at the bars `decided`.
+
+    `late` marks those that make up for a scheduled moment whose candle is missing.
+    """
     every = (own, *inputs)
     if not len(decided) or not any(len(one.holes) for one in every):
         return EVERY
@@ -71,6 +76,8 @@ def across_of(decided: Indices, own: Watched, inputs: Sequence[Watched] = ()) ->
     for one in every:
         silent |= one.holes.within(one.first, one.newest)
         broken[1:] |= one.holes.hidden(one.first, one.newest)[:-1]  # at the one before, its warm-up was not there yet
+    if late is not None:  # a live run that sees nothing from before does not know that a moment has passed
+        silent |= late & np.isin(decided, own.holes.walls)
     begins = silent & ~np.concatenate(([False], silent[:-1]))
     return Across(decided[silent], decided[broken], decided[begins])
 
@@ -83,34 +90,33 @@ def across(
     Where nobody has judged them, `settings.file_gaps` says what they are taken for; without it, that nobody traded.
     InputError: that is said of candles whose gaps were judged. SignalError: it has no policy that is one.
     """
-    if settings.file_gaps is not None and frames.missing:
+    if frames.missing:
+        check_stored(settings)
+    policy = gap_policy(strategy)
+    assumed: Verdict | None = None if settings.file_gaps == "unknown" else "no_trades"
+    if not frames.missing and accepts(policy, assumed):
+        return EVERY
+
+    def holes(name: str, bars: Bars) -> Holes:
+        known = frames.missing.get(name) or Missing({assumed: bars.time[bars.breaks - 1]})
+        return holes_of(bars.time, known, policy)
+
+    due = scheduled(bars.time, when)
+    due[:first] = False
+    decided = np.flatnonzero(due)
+    closes, inputs = bars.time[decided], []
+    for name, given in inputs_of(strategy).items():
+        others = bars_from_frame(frames.inputs[name], given.timeframe or frames.timeframe)
+        newest = np.searchsorted(others.time, closes, "right") - 1
+        inputs.append(Watched(holes(name, others), given.warm_up, newest))
+    late = None if when == "bucket" else closes % SPANS[when] != 0
+    return across_of(decided, Watched(holes("", bars), needed(strategy), decided), inputs, late)
+
+
+def check_stored(settings: Settings) -> None:
+    """InputError if settings say what gaps are taken for, of candles whose gaps have verdicts."""
+    if settings.file_gaps is not None:
         raise InputError(
             f"file_gaps is {settings.file_gaps}: it is for files; of stored candles the verdicts count "
             "(tallydesk bucket gaps shows them)"
         )
-    policy = gap_policy(strategy)
-    due = scheduled(bars.time, when)
-    due[:first] = False
-    decided = np.flatnonzero(due)
-    own = Watched(_holes(bars, frames.missing.get(""), settings, policy), needed(strategy), decided)
-    closes = bars.time[decided]
-    inputs = [
-        _watched(frames, name, given.timeframe or frames.timeframe, given.warm_up, closes, settings, policy)
-        for name, given in inputs_of(strategy).items()
-    ]
-    return across_of(decided, own, inputs)
-
-
-def _watched(
-    frames: "Frames", name: str, timeframe: str, warm_up: int, closes: Times, settings: Settings, policy: GapPolicy
-) -> Watched:
-    bars = bars_from_frame(frames.inputs[name], timeframe)
-    newest = np.searchsorted(bars.time, closes, "right") - 1
-    return Watched(_holes(bars, frames.missing.get(name), settings, policy), warm_up, newest)
-
-
-def _holes(bars: Bars, missing: Missing | None, settings: Settings, policy: GapPolicy) -> Holes:
-    if missing is None:
-        starts = bars.time[bars.breaks - 1]
-        missing = Missing({None if settings.file_gaps == "unknown" else "no_trades": starts})
-    return holes_of(bars.time, missing, policy)

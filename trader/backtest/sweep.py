@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.types.json import Jsonb
 
+from trader.backtest.across import check_stored
 from trader.backtest.data import bars_from_frame
 from trader.backtest.missing import read_missing
 from trader.backtest.search import Search, check_sampler, grid_points, random_points
@@ -153,6 +154,7 @@ async def check_plan(connection: Connection, settings: Settings, plan: Plan) -> 
     declared = {name: text_of(one) for name, one in search_space(strategy).items() if name not in plan.params}
     search = Search(strategy, plan.params, parse_space(plan.space or declared))
     task = Task(strategy, plan.params, parse_settings(plan.settings), plan.objective, plan.schedule)
+    check_stored(task.settings)
     length = timeframe_named(plan.timeframe)
     parse_schedule(plan.schedule, plan.timeframe)
     if plan.chunk_size is not None and plan.chunk_size < 1:

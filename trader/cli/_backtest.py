@@ -118,6 +118,7 @@ async def prepare(wanted: Wanted, connection: "Connection | None") -> Ready:
     if connection is not None and ":" not in wanted.what:
         named = await named_strategy(connection, wanted.what)
     market, timeframe = _where(wanted, named)
+    assumed = _gaps(wanted)
     params = {**(named.params if named else {}), **parse_object("--params", wanted.params)}
     path = named.path if named else wanted.what
     with sentences(path):
@@ -125,7 +126,7 @@ async def prepare(wanted: Wanted, connection: "Connection | None") -> Ready:
     schedule = parse_schedule(wanted.schedule or (named.schedule if named else "bucket"), timeframe)
     loaded = await _load(wanted, connection, strategy, market, timeframe)
     given = {name: value for name, value in wanted.options if value is not None}
-    own = {**_gaps(wanted), **parse_object("--settings", wanted.settings)}
+    own = {**assumed, **parse_object("--settings", wanted.settings)}
     terms = await market_settings(connection, loaded.market, own) if connection and loaded.market else {}
     settings = parse_settings({**terms, **(named.stake if named else {}), **given, **own})
     return Ready(strategy, path, named.name if named else None, loaded, settings, schedule)

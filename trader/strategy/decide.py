@@ -13,7 +13,7 @@ class Targets:
 
     now: float
     previous: float | None
-    """None: unknown, because the candle before is missing or still belongs to the warm-up."""
+    """None: unknown, because a gap that is not accepted lies in between, or the one before belongs to the warm-up."""
     price: Decimal
     """The close of the newest candle, in quote."""
 
@@ -63,7 +63,8 @@ def decide(
 
     `holding` is base, `free` the quote that may be spent. A spot market cannot be short: a target of 0 or less means
     out. Above 0 means in; how much is the stake's matter. An entry needs a fresh cross: the target rises above 0 at
-    this very candle. A strategy that is simply long when it starts, or after a gap, waits for the next one.
+    this very candle. A strategy that is simply long when it starts, or after a gap that it does not accept, waits for
+    the next one.
     """
     if open_orders:
         return Decision(None, f"{open_orders} order{'s' * (open_orders > 1)} of it still open")
