@@ -345,6 +345,7 @@ def test_the_verdicts_of_stored_candles_count(desk: Cli, connection: psycopg.Con
         connection.execute("UPDATE gap SET verdict = %s", [verdict])
         done = desk("backtest", "run", *CROSS)
         assert done.stdout.count(UNDECIDED) == told, done.stderr
+        assert done.stdout.count("tallydesk bucket gaps binance:BTC/USDT 1h lists the gaps, and why candles") == told
     digests = connection.execute("SELECT count(DISTINCT digest) FROM backtest_run").fetchone()
     assert digests == (2,)
 

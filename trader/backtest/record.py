@@ -40,7 +40,8 @@ LONGEST_ERROR = 2_000
 MOST_GAPS = 20
 """Gaps that are told one by one, the longest."""
 MOST_REASONS = 20
-"""Reasons of orders not filled and entries not taken, of which each is counted; the rest are counted together."""
+"""Reasons of orders not filled, entries not taken and candles not decided on, of which each is counted; the rest are
+counted together."""
 HELD = (
     "return_percent",
     "annual_return_percent",
@@ -101,7 +102,7 @@ class Made:
     confidence: Mapping[str, Any] | None
     """level, draws, block, loss_percent, and [low, high] of return_percent, sharpe and max_drawdown_percent."""
     refused: Mapping[str, int]
-    """Orders not filled and entries not taken: how many, by reason."""
+    """Orders not filled, entries not taken and stretches of candles not decided on: how many, by reason."""
     trades: tuple[Trade, ...]
     points: tuple[Point, ...]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trader.backtest.record import Run, shortage
+from trader.backtest.result import UNDECIDED
 from trader.backtest.words import (
     NONE,
     WORDS,
@@ -50,6 +51,8 @@ def print_run(run: Run) -> None:
         print(short)
     for reason, count in run.made.refused.items():
         print(not_done(reason, count))
+    if UNDECIDED in run.made.refused and run.source == "database":
+        print(f"tallydesk bucket gaps {run.market} {run.timeframe} lists the gaps, and why candles are missing there")
     if run.made.confidence:
         lost, draws = run.made.confidence["loss_percent"], run.made.confidence["draws"]
         print(f"{lost:.0f} of 100 histories drawn from its days lose money ({draws:,} draws, seed {run.seed})")
