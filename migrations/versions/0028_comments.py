@@ -1,8 +1,8 @@
-"""What backtest_run.refused holds, in the words of today."""
+"""Comments in the words of today: steps since have changed what their columns hold."""
 
 from trader.migrate import backward, forward
 
-revision = "0028_refused"
+revision = "0028_comments"
 down_revision = "0027_trail"
 
 
