@@ -24,6 +24,8 @@ from jobs.strategy import run
 from tests.simulation.test_exact import SHARED, frames_of
 from trader.backtest.data import Bars, bars_from_frame
 from trader.backtest.exact_desk import ExactDesk
+from trader.backtest.exact_part import Part
+from trader.backtest.exact_seat import Seat
 from trader.backtest.result import BUY
 from trader.backtest.run import Frames, backtest
 from trader.backtest.settings import Settings, parse_settings
@@ -140,21 +142,23 @@ async def standing(url: str, bars: Bars, settings: Settings) -> AsyncIterator[Ex
         connection = await stack.enter_async_context(await connect(url, WORKER))
         pool = await stack.enter_async_context(open_pool(url, TRADER, 4))
         desk = ExactDesk(connection, pool, bars, settings)
-        await desk.open()
-        await desk.flow(0, settings.deposit)
+        await desk.open([Part(0, len(bars))])
+        await desk.seats[0].flow(0, settings.deposit)
         yield desk
 
 
 async def lived(desk: ExactDesk, bars: Bars) -> Exits:
     """Trade to the end of the bars; the fills."""
+    seat = desk.seats[0]
     for bar in range(len(bars)):
-        for moment in corners(desk, bars, bar):
-            await desk.trade(moment, asks=True)  # what was decided at the close before is sent at the open
-            await look_at_waiting(desk.desk, desk.account, desk.exchange)
-            await desk.trade(moment, asks=True)
-        await desk.candle(bar)
-        await run(desk.connection, desk.strategy)
-    opens = [desk.venue.open_of(bar) for bar in range(len(bars))]
+        for moment in corners(seat, bars, bar):
+            seat.venue.moment = moment
+            await desk.turn([seat])  # what was decided at the close before is sent at the open
+            await look_at_waiting(desk.desk, seat.account, seat.exchange)
+            await desk.turn([seat])
+        await seat.candle(bar)
+        await run(desk.connection, seat.strategy)
+    opens = [seat.venue.open_of(bar) for bar in range(len(bars))]
     closes = {int(time): bar for bar, time in enumerate(bars.time)}
 
     def filled_in(row: Any) -> int:
@@ -165,8 +169,8 @@ async def lived(desk: ExactDesk, bars: Bars) -> Exits:
     return [(row.side, closes[to_milliseconds(row.bucket_time)], filled_in(row)) for row in rows]
 
 
-def corners(desk: ExactDesk, bars: Bars, bar: int) -> list[int]:
+def corners(seat: Seat, bars: Bars, bar: int) -> list[int]:
     """The moments at which the price is at the open, the two extremes and the close."""
-    opened = desk.venue.open_of(bar)
+    opened = seat.venue.open_of(bar)
     span = int(bars.time[bar]) - opened
     return [opened, opened + span // 3, opened + 2 * span // 3, opened + span - 1]

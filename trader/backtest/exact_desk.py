@@ -167,7 +167,7 @@ class ExactDesk:
                 await self.connection.execute(CANCEL, [last[seat]])
             else:
                 seat.venue.moment = seat.venue.open_of(order.bar + 1)
-        await self._turn([seat for seat, order in orders.items() if order.side == "sell" or order.quantity is not None])
+        await self.turn([seat for seat, order in orders.items() if order.side == "sell" or order.quantity is not None])
         known = await self.money(last)
         for money in known.values():
             if not money.final:
@@ -189,7 +189,7 @@ class ExactDesk:
         self.orders += len(rows)
         return {seat: rows[seat.strategy] for seat in orders}
 
-    async def _turn(self, asking: Sequence[Seat]) -> None:
+    async def turn(self, asking: Sequence[Seat]) -> None:
         """The trader's turn. `asking`: whose order can only be sized with a price of now, so it has asked for one."""
         desk = self.desk
         if asking:  # two seconds of ours are days of the bars: what was asked before is stale
