@@ -155,7 +155,10 @@ def judge(
     for one in queued:
         if one.strategy_id in waiting:
             continue
-        decision = _decide(one, allowances, quotes, limits)
+        try:
+            decision = _decide(one, allowances, quotes, limits)
+        except ArithmeticError:  # one market's rules, as somebody wrote them, must not end a trader
+            decision = Denial(f"it cannot be sized: the rules of {one.rules.symbol} give it too many digits")
         if decision is None:
             wanted.add((one.account_id, one.rules.symbol))
             waiting.add(one.strategy_id)

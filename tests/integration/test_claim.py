@@ -12,6 +12,7 @@ from trader.trader import Batch, Desk, claim
 
 ORDERS = "SELECT strategy, status, reason FROM orders WHERE type = 'market' ORDER BY id"
 HELD = "SELECT sum(held) FROM balance"
+REBATE = "-0." + 40 * "9"
 
 
 async def claimed(database: str) -> Batch:
@@ -49,3 +50,21 @@ async def test_what_the_database_refuses_is_denied_and_the_others_go_on(
     assert "refused_by_a_test" in told[1][2]
     assert connection.execute(HELD).fetchone() == (20,)
     assert connection.execute("SELECT count(*) FROM lane WHERE lease_until > clock_timestamp()").fetchone() == (2,)
+
+
+async def test_what_cannot_be_sized_is_denied_and_the_others_go_on(
+    database: str, connection: psycopg.Connection[Any]
+) -> None:
+    """Somebody wrote a rebate of nearly everything: a stake of 100 would be spent 1e40 times."""
+    connection.execute(SETUP)
+    connection.execute(
+        "UPDATE market SET maker_fee = %(fee)s, taker_fee = %(fee)s, fee_side = 'quote'", {"fee": REBATE}
+    )
+    connection.execute(
+        "INSERT INTO orders (strategy, type, side, market, limit_price) "
+        "VALUES ('s1', 'limit', 'buy', 'venue:BTC/USDT', 1e-10)"
+    )
+    batch = await claimed(database)
+    assert [len(lane) for lane in batch.lanes] == [1, 1, 1]
+    told = connection.execute("SELECT status, reason FROM orders WHERE type = 'limit'").fetchone()
+    assert told == ("denied", "it cannot be sized: the rules of BTC/USDT give it too many digits")

@@ -229,6 +229,35 @@ def test_a_part_that_begins_with_what_is_not_there_is_found_and_all_is_replayed_
         assert_same_digits(expected, found.result)
 
 
+def test_a_withdrawal_that_only_a_wrong_part_cannot_pay_is_replayed_in_one_piece(server: str) -> None:
+    bars = drawn(3)
+    flows = [{"at": bars.moment(150) + "Z", "amount": "-10000"}]
+    settings = exact.completed(parse_settings(TERMS[0] | {"flows": flows}))
+    targets = np.zeros(len(bars))
+    right = cut(run(bars, targets, settings), [100, 200])
+    wrong = replace(right[1], cash=right[1].cash - UNIT)
+    found = run_targets(server, bars, targets, settings, parts=[right[0], wrong, right[2]])
+    assert found.parts == 1
+    assert found.result.flows == ((0, 10_000.0), (150, -10_000.0))
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"quantity_step": "1e-6", "deposit": "100000000000000.5"},
+        {"quantity_step": "0.01", "deposit": "999999999999999.99", "stake": "33.3"},
+    ],
+)
+def test_money_with_more_digits_than_floats_have_is_replayed_in_one_piece(server: str, terms: dict[str, Any]) -> None:
+    bars, settings = drawn(3, 1_200), exact.completed(parse_settings({"price_tick": "0.01"} | terms))
+    targets = np.random.default_rng(3).choice([0.0, 1.0], len(bars))
+    expected = run(bars, targets, settings)
+    assert len(cut(expected, [600])) == 2
+    found = run_targets(server, bars, targets, settings)
+    assert found.parts == 1
+    assert found.result.fills.bar.tolist() == expected.fills.bar.tolist()
+
+
 def test_a_long_run_is_cut_and_a_difference_is_found_in_parts_as_well(server: str) -> None:
     bars, settings = drawn(5, 1_200), parse_settings(TERMS[0])
     targets = np.random.default_rng(5).choice([0.0, 1.0], len(bars))

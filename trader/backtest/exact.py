@@ -175,13 +175,17 @@ def run_replay(
 
 
 async def replay_in(url: str, bars: Bars, settings: Settings, make: Make, parts: Sequence[Part]) -> ExactRun | None:
-    """Replay in the empty database of `url`. None: a part did not end with what the next one began with."""
+    """Replay in the empty database of `url`. None: a part did not end with what the next one began with, or failed."""
     started = time.perf_counter()
     async with exact_desk(url, bars, settings, parts) as desk:
         replays = [make(part) for part in parts]
         gc.freeze()  # as a trader does: looking for garbage in modules and bars would only cost time
         try:
             await desk.play(replays)
+        except InputError:
+            if len(parts) == 1:
+                raise
+            return None  # it may be that only this part lacked the money that was withdrawn
         finally:
             gc.unfreeze()
         fills, posted = await desk.fills(), await desk.posted()

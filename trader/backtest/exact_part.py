@@ -40,12 +40,14 @@ class Part:
 def parts_of(expected: Result) -> list[Part]:
     """Parts with about as many orders each; one part if there are few.
 
-    One as well where tick times step is finer than a venue counts: the ledger keeps there what the backtest cuts.
+    One as well where tick times step is finer than a venue counts: the ledger keeps there what the backtest cuts. And
+    where its floats have no room for all digits of so much money, so that a part would begin with less than nothing.
     """
     settings, decided = expected.settings, np.unique(expected.fills.decided)
     fine = (settings.price_tick or UNIT) * (settings.quantity_step or UNIT) < UNIT
     count = 1 if fine or len(decided) < FEW_ORDERS else min(len(decided) // ORDERS_PER_PART, MOST_PARTS)
-    return cut(expected, [int(decided[place * len(decided) // count]) for place in range(1, count)])
+    parts = cut(expected, [int(decided[place * len(decided) // count]) for place in range(1, count)])
+    return parts if all(part.cash >= 0 and part.holding >= 0 for part in parts) else cut(expected, [])
 
 
 def cut(expected: Result, firsts: Sequence[int]) -> list[Part]:
