@@ -21,7 +21,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from jobs.strategy import run
-from tests.simulation.test_exact import SHARED, frames_of
+from tests.simulation.test_exact import SHARED, SLOW, frames_of
 from trader.backtest.data import Bars, bars_from_frame
 from trader.backtest.exact_desk import ExactDesk
 from trader.backtest.exact_part import Part
@@ -80,7 +80,8 @@ class Stretch:
 
     def frames(self) -> Frames:
         whole = frames_of(self.file, self.timeframe, 10_000_000).candles
-        return Frames(whole.iloc[self.first : self.first + self.candles], self.timeframe)
+        length = self.candles if SLOW else FEW
+        return Frames(whole.iloc[self.first : self.first + length], self.timeframe)
 
 
 HOURS = Stretch(
@@ -97,7 +98,9 @@ FIVES = Stretch(
     600,
     {"quantity_step": "0.001", "price_tick": "1e-5", "cost_min": "0.0001", "deposit": 10},
 )
-LEAST = 10
+FEW = 250
+"""So many without TALLYDESK_SLOW=1."""
+LEAST = 10 if SLOW else 3
 """Fills in each."""
 
 
