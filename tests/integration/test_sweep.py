@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -398,9 +399,9 @@ class Daily(Strategy[DailyParams]):
 '''
 
 
-async def test_a_strategy_that_looks_at_other_candles_is_searched_by_its_own_ranges(
-    database: str, db: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def daily(db: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The class above, with days to look at."""
     (tmp_path / "daily_looker.py").write_text(DAILY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "daily_looker", raising=False)
@@ -408,7 +409,44 @@ async def test_a_strategy_that_looks_at_other_candles_is_searched_by_its_own_ran
     opens = START + 24 * HOUR * np.arange(25, dtype=np.int64)
     candles = Candles(opens, days, days + 1, days - 1, days, np.ones(25))
     await write_buckets(db, 1, timeframe_named("1d"), candles, "imported")
-    done = await run(database, db, plan("daily_looker:Daily", folds=2, train=2))
+    return "daily_looker:Daily"
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        ("UPDATE bucket SET close = low WHERE timeframe_id = 1440 AND time_close = '2024-01-09Z'", "failed"),
+        ("DELETE FROM bucket WHERE timeframe_id = 1440 AND time_close = '2024-01-02Z'", "failed"),
+        ("UPDATE bucket SET close = low WHERE timeframe_id = 1440 AND time_close = '2024-01-26Z'", "done"),
+    ],
+)
+async def test_candles_of_an_input_must_stay_what_they_were(
+    database: str, db: Connection, daily: str, change: str, state: str
+) -> None:
+    until = datetime(2024, 1, 25, 12, tzinfo=UTC)
+    made = await make(db, plan(daily, space={"n": "1..4"}, chunk_size=2, until=until))
+    await db.execute(DEFER_DUE, DUE)
+    await db.execute("DELETE FROM procrastinate_jobs WHERE lock <> %s", [f"sweep:{made.id}:1"])
+    async with worker(database) as work:
+        await work()
+        assert (await fetch_one(db, TOLD, [made.id])).done == 2
+        assert (await db.execute(change)).rowcount == 1
+        await db.execute(DEFER_DUE, DUE)
+        await work()
+    row = await fetch_one(db, "SELECT state::text, error FROM sweep WHERE id = %s", [made.id])
+    assert row.state == state
+    if state == "failed":
+        assert row.error.startswith("the candles of its input binance:BTC/USDT 1d are not what they were")
+    with pytest.raises(psycopg.errors.RestrictViolation, match="sweep_input"):
+        await db.execute("SET tallydesk.process = ''; UPDATE sweep_input SET digest = ''")
+    await db.execute("DELETE FROM sweep")
+    assert await fetch_all(db, "SELECT FROM sweep_input") == []
+
+
+async def test_a_strategy_that_looks_at_other_candles_is_searched_by_its_own_ranges(
+    database: str, db: Connection, daily: str
+) -> None:
+    done = await run(database, db, plan(daily, folds=2, train=2))
     assert (done.state, done.done, done.failed, done.error) == ("done", 8, 0, None)
     trades = await fetch_all(db, "SELECT DISTINCT in_sample->>'trades' AS many FROM sweep_trial WHERE fold = 1")
     assert len(trades) > 1

@@ -13,7 +13,7 @@ from trader.backtest.space import parse_space
 from trader.backtest.trial import Task, candle_digest, code_digest
 from trader.bucket import CandleCache, read_buckets, timeframe_named
 from trader.config import Settings
-from trader.db import Connection, fetch_all
+from trader.db import Connection, fetch_all, fetch_one
 from trader.errors import InputError
 from trader.market import find_market
 from trader.strategy import Missing, Strategy, find_class, gap_policy, inputs_of
@@ -33,6 +33,10 @@ SELECT s.id, s.class AS path, s.code_digest, s.market_id, s.timeframe_id, s.sinc
 """
 NEWEST = "SELECT id FROM sweep ORDER BY id DESC LIMIT %s"
 MOST_NAMED = 10
+NOTE_INPUT = """
+INSERT INTO sweep_input (sweep_id, market_id, timeframe_id, digest) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING
+"""
+INPUT = "SELECT digest FROM sweep_input WHERE (sweep_id, market_id, timeframe_id) = (%s, %s, %s)"
 PROOF = "SELECT digest FROM bucket_feed WHERE market_id = %s AND timeframe_id = %s"
 FOLDS = "SELECT * FROM sweep_fold WHERE sweep_id = %s ORDER BY fold"
 
@@ -147,14 +151,27 @@ class Candles:
         return found
 
     async def read_inputs(self, strategies: Iterable[Strategy[Any]]) -> None:
-        """Read what the inputs of some strategies need. InputError: a market or timeframe that is none."""
+        """Read what the inputs of some strategies need. InputError: a market or timeframe that is none, or candles that
+        are not those of the sweep's first trials.
+        """
         for market, timeframe in sorted({name for one in strategies for name in self._names(one).values()}):
             if (market, timeframe) not in self._inputs:
                 found = await find_market(self.connection, market)
                 length, policy = timeframe_named(timeframe).id, gap_policy(find_class(self.sweep.path))
                 read = await read_candles(self.connection, self.settings, found.id, length, None, self.sweep.until)
-                self._inputs[market, timeframe] = read
-                self._missing[market, timeframe] = await read_missing(self.connection, found.id, length, read, policy)
+                missing = await read_missing(self.connection, found.id, length, read, policy)
+                digest = candle_digest(read, missing.refused(policy))
+                await self._check_input(f"{market} {timeframe}", found.id, length, digest)
+                self._inputs[market, timeframe], self._missing[market, timeframe] = read, missing
+
+    async def _check_input(self, name: str, market_id: int, timeframe_id: int, digest: str) -> None:
+        """InputError if another worker, or another chunk, had other candles. The first one says what they are."""
+        key = [self.sweep.id, market_id, timeframe_id]
+        await self.connection.execute(NOTE_INPUT, [*key, digest])
+        if (await fetch_one(self.connection, INPUT, key)).digest != digest:
+            raise InputError(
+                f"the candles of its input {name} are not what they were when its first trials ran: begin a new sweep"
+            )
 
     def part(self, own: "DataFrame") -> Frames:
         """The frames for all runs over `own`, some of its candles: they are checked once."""
