@@ -30,14 +30,22 @@ AT_THE_START = ("LD_", "PYTHON", "MALLOC_")
 """What these variables ask for is done before there is a Python that could be forked."""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 """The nursery's own."""
+PATHS = "PYTHONPATH"
+"""This one can be had later: what was imported already is the same whoever looks for it."""
 WORD = 8
 """Bytes of a number that is sent."""
-# What the desk's processes and the simulator import; the modules that are run are not among it.
+# What the desk's processes, the simulator and the commands import; the modules that are run are not among it.
 IMPORTED = (
     "jobs.scheduler",
     "jobs.worker",
     "numpy",
+    "pandas",
     "psycopg_pool",
+    "talib",
+    "trader.backtest.load",
+    "trader.backtest.record",
+    "trader.backtest.store",
+    "trader.backtest.sweep",
     "trader.cli.run",
     "trader.exchange.live",
     "trader.migrate",
@@ -85,7 +93,7 @@ def start(
     module: str, arguments: list[str], environment: dict[str, str], output: IO[Any] | int, errors: IO[Any] | int
 ) -> "Born | subprocess.Popen[bytes]":
     """Run `python -m module arguments` in the checkout; `output` and `errors` are files."""
-    changed = [name for name, value in environment.items() if ENVIRONMENT.get(name) != value]
+    changed = [name for name, value in environment.items() if ENVIRONMENT.get(name) != value and name != PATHS]
     if os.environ.get("TALLYDESK_TEST_EXEC") == "1" or any(name.startswith(AT_THE_START) for name in changed):
         command = [sys.executable, "-m", module, *arguments]
         return subprocess.Popen(
@@ -207,6 +215,7 @@ def _be(module: str, arguments: list[str], environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
+    sys.path[1:1] = [path for path in environment.get(PATHS, "").split(os.pathsep) if path and path not in sys.path]
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
