@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -18,6 +16,7 @@ import pytest
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
+from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
 from trader import migrate
 from trader.budget import Budgets
@@ -352,10 +351,7 @@ def test_commands_ask_nothing_of_a_venue_that_is_shut(database: str, tmp_path: P
         (("reconcile", "main"), "sim is not asked for"),
         (("status",), "HTTP 418"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "trader.cli.main", *command],
-            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=100, check=False,
-        )  # fmt: skip
+        done = _nursery.run("trader.cli.main", *command, environment=os.environ | environment, timeout=100)
         assert said in done.stdout + done.stderr
 
 

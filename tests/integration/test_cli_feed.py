@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
 from trader.cli._feed_watch import Pace
 from trader.cli.feed import short
@@ -43,6 +44,8 @@ def environment(database: str, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def cli(environment: dict[str, str]) -> Cli:
     def run(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+        if not answer:
+            return _nursery.run("trader.cli.main", "feed", *arguments, environment=environment)
         command = [sys.executable, "-m", "trader.cli.main", "feed", *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, input=answer

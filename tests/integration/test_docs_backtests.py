@@ -3,14 +3,13 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.integration.test_backtest_runs import as_csv
+from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
 
 pytestmark = pytest.mark.any_server
@@ -35,10 +34,7 @@ def test_the_page_does_what_it_says(database: str, tmp_path: Path) -> None:
     def run(line: str) -> str:
         program, *arguments = shlex.split(line)
         assert program == "scripts/tallydesk", line
-        done = subprocess.run(
-            [sys.executable, "-m", "trader.cli.main", *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False,
-        )  # fmt: skip
+        done = _nursery.run("trader.cli.main", *arguments, environment=environment, timeout=100, place=tmp_path)
         return done.stdout + done.stderr
 
     text = PAGE.read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.plugins import _nursery
 from tests.plugins.simulator import ROOT
 
 pytestmark = pytest.mark.any_server
@@ -81,7 +82,8 @@ def test_the_page_does_what_it_says(database: str, place: Path) -> None:
                 sorted(path.name for path in place.glob(argument)) if argument.endswith("*.zip") else [argument]
             )
         ]
-        return run(sys.executable, "-m", "trader.cli.main", *expanded)
+        done = _nursery.run("trader.cli.main", *expanded, environment=environment, place=place)
+        return done.stdout + done.stderr
 
     kinds = [kind for kind, _, _ in BLOCKS]
     assert (kinds.count("sh"), kinds.count("sql"), kinds.count("python")) == (14, 5, 1)

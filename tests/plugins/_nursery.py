@@ -90,17 +90,22 @@ class Born:
 
 
 def start(
-    module: str, arguments: list[str], environment: dict[str, str], output: IO[Any] | int, errors: IO[Any] | int
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    output: IO[Any] | int,
+    errors: IO[Any] | int,
+    place: Path = ROOT,
 ) -> "Born | subprocess.Popen[bytes]":
-    """Run `python -m module arguments` in the checkout; `output` and `errors` are files."""
+    """Run `python -m module arguments` in the directory `place`; `output` and `errors` are files."""
     changed = [name for name, value in environment.items() if ENVIRONMENT.get(name) != value and name != PATHS]
     if os.environ.get("TALLYDESK_TEST_EXEC") == "1" or any(name.startswith(AT_THE_START) for name in changed):
         command = [sys.executable, "-m", module, *arguments]
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+            command, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
         )
     files = [one if isinstance(one, int) else one.fileno() for one in (output, errors)]
-    asked = json.dumps([module, arguments, environment]).encode()
+    asked = json.dumps([module, arguments, environment, str(place)]).encode()
     ours, its = socket.socketpair()
     with its, _ONE_AT_A_TIME:
         socket.send_fds(_nursery(), [len(asked).to_bytes(WORD)], [*files, its.fileno()])
@@ -109,11 +114,11 @@ def start(
 
 
 def run(
-    module: str, *arguments: str, environment: dict[str, str], timeout: float = 60
+    module: str, *arguments: str, environment: dict[str, str], timeout: float = 60, place: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """The same to its end, as `subprocess.run` with captured text."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = start(module, list(arguments), environment, output, errors)
+        process = start(module, list(arguments), environment, output, errors, place)
         try:
             code = process.wait(timeout)
         finally:
@@ -209,12 +214,13 @@ def _keep(output: int, errors: int, told: socket.socket) -> None:
     os._exit(0)
 
 
-def _be(module: str, arguments: list[str], environment: dict[str, str]) -> None:
+def _be(module: str, arguments: list[str], environment: dict[str, str], place: str) -> None:
     """Be `python -m module arguments`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
+    os.chdir(place)
     sys.path[1:1] = [path for path in environment.get(PATHS, "").split(os.pathsep) if path and path not in sys.path]
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

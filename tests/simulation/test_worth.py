@@ -1,8 +1,6 @@
 """What it is all worth, with real processes and two simulated exchanges, of which one dies and comes back."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -13,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.rows import namedtuple_row
 
+from tests.plugins import _nursery
 from tests.plugins.desk import Process
 from tests.plugins.simulator import ROOT, Simulator
 
@@ -32,8 +31,7 @@ class Worth:
         self.sql = psycopg.connect(url, autocommit=True, row_factory=namedtuple_row)
 
     def cli(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "trader.cli.main", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = _nursery.run("trader.cli.main", *arguments, environment=self.environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

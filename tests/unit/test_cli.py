@@ -15,6 +15,7 @@ import pytest
 import typer
 from procrastinate.exceptions import ConnectorException
 
+from tests.plugins import _nursery
 from trader.cli.main import UNMIGRATED, command_names, root, sentence
 from trader.cli.psql import connection_variables
 
@@ -23,10 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("TALLYDESK_", "DATABASE_URL"))}
-    return subprocess.run(
-        [sys.executable, "-m", "trader.cli.main", *arguments],
-        capture_output=True, text=True, cwd=ROOT, env={**clean, "TERM": "dumb", **environment}, check=False, timeout=60,
-    )  # fmt: skip
+    return _nursery.run("trader.cli.main", *arguments, environment={**clean, "TERM": "dumb", **environment})
 
 
 def commands() -> Iterator[tuple[str, Any]]:
