@@ -18,7 +18,7 @@ from trader.strategy import load
 
 QUARTER = timedelta(minutes=15)
 HOUR = timedelta(hours=1)
-STEPS = 140
+STEPS = 115
 TO_FETCH = range(90, 93)
 """Quarters of an hour that are still to be fetched."""
 CLASSES = '''
