@@ -16,6 +16,8 @@ from trader.backtest.run import backtest
 from trader.backtest.settings import Settings
 from trader.strategy import load
 
+pytestmark = pytest.mark.any_server
+
 QUARTER = timedelta(minutes=15)
 HOUR = timedelta(hours=1)
 STEPS = 115
