@@ -210,7 +210,7 @@ def test_from_candles_to_a_report(desk: Cli, connection: psycopg.Connection, tmp
     digest = digest_of(frame, refused={"": unjudged})
     assert row == ("0.0005", "0.0002", "0.01", "5", "2023-01-02", "30", "array", digest)
     assert digest != digest_of(frame)
-    assert f"\n1 time no decision was made: {UNDECIDED}\n" in done.stdout
+    assert f"\n1 stretch of candles without a decision: {UNDECIDED}\n" in done.stdout
     shown = desk("backtest", "show", "1").stdout
     assert shown == done.stdout
     desk("backtest", "run", *CROSS, "--fee", "0.002", "--settings", '{"fill": "close"}')
@@ -333,7 +333,7 @@ def test_a_run_that_is_long_from_the_start_says_why_it_made_no_trade(
     assert f"\n1 entry not taken: {FROM_THE_START}\n" in done.stdout
     assert f"\n1 entry not taken: {FROM_THE_START}\n" in desk("backtest", "show", "1").stdout
     assert FROM_THE_START in page.read_text()
-    assert f"\n1 time no decision was made: {UNDECIDED}\n" in done.stdout
+    assert f"\n1 stretch of candles without a decision: {UNDECIDED}\n" in done.stdout
     assert UNDECIDED in page.read_text()
     row = connection.execute("SELECT trades, refused FROM backtest_run").fetchone()
     assert row == (0, {FROM_THE_START: 1, UNDECIDED: 1})

@@ -53,6 +53,13 @@ def test_add_list_and_switch(strategy: Tallydesk, connection: psycopg.Connection
 
     assert strategy("disable", "sma").stdout == "sma is disabled\n"
     assert connection.execute("SELECT enabled FROM strategy").fetchone() == (False,)
+    connection.execute(
+        "INSERT INTO orders (strategy, type, side, market, quantity, trigger_price) "
+        "VALUES ('sma', 'market', 'sell', 'binance:BTC/USDT', 1, 90)"
+    )
+    told = strategy("disable", "sma").stdout
+    assert told.startswith("sma is disabled\nnobody watches the price for it meanwhile: order ")
+    connection.execute("UPDATE orders SET cancel_requested_at = now()")
     connection.execute("UPDATE strategy SET error = 'KeyError: [oops]', signal = 1")
     listed = strategy("list").stdout
     for text in (

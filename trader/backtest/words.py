@@ -88,7 +88,7 @@ def money(value: Decimal | float) -> str:
 def not_done(reason: str, count: int) -> str:
     """How many orders were not filled, entries not taken or stretches of candles not decided on, and why."""
     if reason == UNDECIDED:
-        return f"{count:,} time{'s' * (count != 1)} no decision was made: {reason}"
+        return f"{count:,} {'stretch' if count == 1 else 'stretches'} of candles without a decision: {reason}"
     if reason in NOT_TAKEN:
         return f"{count:,} {'entry' if count == 1 else 'entries'} not taken: {reason}"
     return f"{count:,} order{'s' * (count != 1)} not filled: {reason}"
@@ -117,6 +117,8 @@ def terms(settings: Mapping[str, Any]) -> str:
     )
     stake = f"{Decimal(settings['stake']).normalize():f}{' %' if settings['stake_in_percent'] else ''}"
     parts = [f"stake {stake}", f"fee {fee}", f"slippage {share['slippage']} %", f"spread {share['spread']} %"]
+    if settings.get("file_gaps"):
+        parts.append(f"gaps of the file taken for {settings['file_gaps'].replace('_', '-')} (--gaps)")
     return ", ".join([*parts, f"filled at {'the same close' if settings['fill'] == 'close' else 'the next open'}"])
 
 

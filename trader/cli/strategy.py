@@ -36,6 +36,10 @@ VALUES (%(name)s, %(account)s, %(unit)s, %(allowance_unit)s, %(stake)s, %(stake_
 RETURNING name, (SELECT code FROM asset WHERE asset.id = unit_id) AS unit
 """
 
+UNWATCHED = """
+SELECT o.id FROM "order" o JOIN strategy s ON s.id = o.strategy_id
+ WHERE s.name = %s AND o.status = 'waiting' AND num_nonnulls(o.trigger_price, o.trail) > 0 ORDER BY o.id
+"""
 LIST = """
 SELECT s.name, a.name AS account, coalesce(s.class, 'by hand') AS path, e.name || ':' || m.symbol AS market,
        t.name || CASE WHEN s.schedule <> 'bucket' THEN ' every ' || s.schedule ELSE '' END AS timeframe,
@@ -149,12 +153,20 @@ def enable(name: Annotated[str, typer.Argument(help="The strategy.")]) -> None:
 
 @app.command()
 def disable(name: Annotated[str, typer.Argument(help="The strategy.")]) -> None:
-    """Stop running a strategy; its queued orders wait. What it holds stays, and open orders stay open.
+    """Stop running a strategy; its queued orders wait, and its stops are not watched. What it holds stays, and open
+    orders stay open.
 
     Example: tallydesk strategy disable sma
     """
+    from trader.db import fetch_all
+
     _run(lambda connection: _switch(connection, name, to=False))
     print(f"{name} is disabled")
+    waiting = [str(row.id) for row in _run(lambda connection: fetch_all(connection, UNWATCHED, [name]))]
+    if waiting:
+        print(
+            f"nobody watches the price for it meanwhile: order {', '.join(waiting)} (cancel, sell, or enable it again)"
+        )
 
 
 def _check_class(
