@@ -20,7 +20,7 @@ from trader.backtest.array import run as run_array
 from trader.backtest.data import Bars, Floats
 from trader.backtest.exact_database import throw_away
 from trader.backtest.exact_desk import exact_desk
-from trader.backtest.exact_part import Part, parts_of, unmet
+from trader.backtest.exact_part import Part, meet, parts_of
 from trader.backtest.exact_replay import Replay, Stepped, Targeted
 from trader.backtest.exact_result import compare, ledger_result
 from trader.backtest.exact_targets import Wanted
@@ -189,7 +189,7 @@ async def replay_in(url: str, bars: Bars, settings: Settings, make: Make, parts:
         finally:
             gc.unfreeze()
         fills, posted = await desk.fills(), await desk.posted()
-        if unmet(parts, [replay.money for replay in replays]) is not None:
+        if not meet(parts, [replay.money for replay in replays]):
             return None
         flows = {order: flow for seat in desk.seats for order, flow in seat.flows.items()}
         refused = sorted((refusal for replay in replays for refusal in replay.refused), key=itemgetter(0))

@@ -57,12 +57,10 @@ def cut(expected: Result, firsts: Sequence[int]) -> list[Part]:
     return [Part(first, end, cash, holding) for (first, end), (cash, holding) in zip(bounds, money, strict=True)]
 
 
-def unmet(parts: Sequence[Part], ended: Sequence[Any]) -> int | None:
-    """The bar of the first part that did not begin with what the one before `ended` with (`free`, `holding`)."""
-    for (_, after), money in zip(pairwise(parts), ended[:-1], strict=True):
-        if (money.free, money.holding) != (after.cash, after.holding):
-            return after.first
-    return None
+def meet(parts: Sequence[Part], ended: Sequence[Any]) -> bool:
+    """Whether each part began with what the one before `ended` with (`free`, `holding`)."""
+    seams = zip(parts[1:], ended[:-1], strict=True)
+    return all((money.free, money.holding) == (part.cash, part.holding) for part, money in seams)
 
 
 def _money_at(expected: Result, firsts: Sequence[int]) -> list[tuple[Decimal, Decimal]]:
